@@ -1,0 +1,446 @@
+"""Bulk copy: every row of the family as of a snapshot, each chunk exactly once.
+
+A chunk is a range of heap blocks of one leaf. Its rows and its mark in the ledger commit in one
+transaction on the target, so a chunk is there whole or not at all, whatever is killed when. All
+workers of an attempt share one exported snapshot, taken after the tables were locked against
+rewrites; each chunk checks that its leaf still has the file that was planned. An attempt that
+ends early (a lost connection, a snapshot grown too old, an ALTER TABLE that we make way for) is
+followed by another under a new snapshot, which goes on with the chunks that are missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import asyncpg
+from psycopg import sql
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
+
+from ordermigrate import catalog, db, ledger, queries, sessions, streams
+from ordermigrate.config import Config
+from ordermigrate.db import Session
+from ordermigrate.errors import Refused
+from ordermigrate.model import Leaf, Side, Table, TableMap
+from ordermigrate.progress import (
+    AttemptEnded,
+    ChunkCopied,
+    ChunkFound,
+    LeafRewritten,
+    Reporter,
+    RowsCopied,
+    SnapshotTaken,
+    Waiting,
+)
+from ordermigrate.sqlstates import ConnectionLost
+from ordermigrate.together import run_together
+
+WATCH_SECONDS = 0.25
+BLOCK_BYTES = 8192
+
+
+class AttemptOver(Exception):  # noqa: N818  a reason to go on under a new snapshot, not an error
+    """An attempt has to end, and another can go on."""
+
+
+@dataclass(slots=True)
+class _Progress:
+    """When a chunk was last committed; what the retry policy's deadline is counted from."""
+
+    last: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be copied, and between which sides."""
+
+    config: Config
+    run: str
+    maps: Sequence[TableMap]
+    counters: dict[str, Any]
+    source: Side = Side.MONOLITH
+
+    @property
+    def oids(self) -> list[int]:
+        """The oids of the source's tables and leaves."""
+        return sorted(
+            {each.source.oid for each in self.maps}
+            | {leaf.oid for each in self.maps for leaf in each.source.leaves}
+        )
+
+    @property
+    def rows_estimate(self) -> int:
+        """How many rows the source's statistics speak of; 0 where it was never analysed."""
+        return sum(each.source.rows_estimate for each in self.maps)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """The connections and the remaining chunks of one attempt."""
+
+    job: Job
+    number: int
+    keeper: Session
+    watcher: Session
+    book: Session
+    snapshot: str
+    deadline: float
+    chunks: deque[ledger.Chunk]
+    leaves: dict[int, Leaf]
+    progress: _Progress
+    reporter: Reporter
+    marks: dict[Side, tuple[int, int]] = field(default_factory=dict)
+    pids: list[int] = field(default_factory=list)
+
+
+def split_blocks(blocks: int, chunk_blocks: int) -> Iterator[tuple[int, int | None]]:
+    """Divide a heap of `blocks` blocks into ranges; the last one is open-ended.
+
+    The heap may have grown since it was measured: what was added is in the last range.
+    """
+    first = 0
+    while blocks - first > chunk_blocks:
+        yield first, first + chunk_blocks
+        first += chunk_blocks
+    yield first, None
+
+
+def chunk_query(table: TableMap, leaf: str, first_block: int, end_block: int | None) -> str:
+    """Return the SELECT that reads a range of blocks of one leaf (a TID range scan)."""
+    expressions = sql.SQL(", ").join(
+        sql.SQL("{} AS {}").format(sql.SQL(pair.expression), sql.Identifier(pair.name))  # type: ignore[arg-type]
+        for pair in table.pairs
+    )
+    alias = sql.Identifier(table.source.name.name)
+    bounds = sql.SQL("{}.ctid >= {}::tid").format(alias, sql.Literal(f"({first_block},0)"))
+    if end_block is not None:
+        bounds += sql.SQL(" AND {}.ctid < {}::tid").format(alias, sql.Literal(f"({end_block},0)"))
+    return (
+        sql.SQL("SELECT {} FROM ONLY {} AS {} WHERE {} AND ({})")
+        .format(expressions, sql.SQL(leaf), alias, bounds, sql.SQL(table.where))  # type: ignore[arg-type]
+        .as_string(None)
+    )
+
+
+async def load(job: Job, reporter: Reporter) -> RowsCopied:
+    """Copy every chunk that is still missing, over as many attempts as it takes.
+
+    Raises:
+        Refused: The source's schema is not what it was when the copy began.
+        Unavailable: For `limits.retry_deadline_seconds` no chunk could be committed.
+
+    """
+    started = time.monotonic()
+    progress = _Progress()
+    deadline = job.config.limits.retry_deadline_seconds
+    policy = AsyncRetrying(
+        retry=retry_if_exception_type((ConnectionLost, AttemptOver)),
+        stop=lambda _: time.monotonic() - progress.last > deadline,
+        wait=wait_exponential_jitter(initial=0.1, max=2.0),
+        reraise=True,
+    )
+    try:
+        async for attempt in policy:
+            with attempt:
+                await _run_attempt(job, progress, reporter)
+    except AttemptOver as over:
+        raise Refused(
+            f"No chunk could be copied for {deadline:g} s: {over}",
+            todo="Wait until the schema change or rewrite is over, or raise "
+            "limits.max_snapshot_age_minutes; then run the command again",
+        ) from None
+    service = await db.connect(job.config, job.source.other, "copy")
+    try:
+        totals = (await ledger.read_totals(service)).values()
+    finally:
+        await service.close()
+    done = RowsCopied(
+        sum(each.copied_rows for each in totals),
+        sum(each.copied_bytes for each in totals),
+        time.monotonic() - started,
+    )
+    reporter.report(done)
+    return done
+
+
+async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> None:
+    limits = job.config.limits
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_session(side: Side, what: str) -> Session:
+            session = await db.connect(job.config, side, what)
+            stack.push_async_callback(session.close)
+            return session
+
+        keeper = await open_session(job.source, "copy: snapshot")
+        watcher = await open_session(job.source, "copy: watch")
+        book = await open_session(job.source.other, "copy")
+        age = limits.max_snapshot_age_minutes * 60
+        # Before BEGIN: whatever takes a snapshot inside it would take it before the lock.
+        await keeper.run(
+            "SELECT set_config('idle_in_transaction_session_timeout', $1::text, false)",
+            sessions.milliseconds(age + limits.stall_timeout_seconds),
+        )
+        async with keeper.transaction(is_snapshot=True):
+            deadline = time.monotonic() + age
+            await catalog.lock_against_rewrites(keeper, [each.source.name for each in job.maps])
+            tables = await _check_structure(job, keeper, book)
+            exported = await keeper.run(
+                "SELECT pg_export_snapshot() AS name, pg_current_snapshot()::text AS snapshot"
+            )
+            leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
+            await _plan(job, tables, book, reporter)
+            number = await ledger.open_attempt(
+                book, job.run, exported[0].snapshot, catalog.fingerprint(tables), job.counters
+            )
+            attempt = _Attempt(
+                job,
+                number,
+                keeper,
+                watcher,
+                book,
+                exported[0].name,
+                deadline,
+                deque(),
+                leaves,
+                progress,
+                reporter,
+            )
+            try:
+                await _copy_chunks(attempt)
+            except (ConnectionLost, AttemptOver) as over:
+                reporter.report(AttemptEnded(number, str(over)))
+                with contextlib.suppress(ConnectionLost):
+                    await ledger.end_attempt(book, number, str(over))
+                raise
+            await ledger.end_attempt(book, number, "complete")
+
+
+async def _check_structure(job: Job, keeper: Session, book: Session) -> list[Table]:
+    """Read the source's catalog under the lock; refuse when it is not what it was."""
+    tables = await catalog.read_tables(keeper, [each.source.name for each in job.maps])
+    now = catalog.fingerprint(tables.values())
+    first = await ledger.read_first_attempt(book)
+    before = first.fingerprint if first else catalog.fingerprint(each.source for each in job.maps)
+    drift = catalog.explain_drift(before, now)
+    if drift:
+        raise Refused(
+            f"The {job.source}'s schema is not what it was when the copy began: "
+            + "; ".join(drift),
+            wanted="The same tables, columns and keys from the first chunk to the last",
+            todo="Undo the change and run the command again; or adapt the service's tables and "
+            "begin anew with `ordermigrate copy --restart`",
+            findings=drift,
+        )
+    return list(tables.values())
+
+
+async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Reporter) -> None:
+    """Write the chunks of leaves that have none; begin again with leaves that have a new file."""
+    known: dict[int, int | None] = {
+        chunk.leaf_oid: chunk.filenode for chunk in await ledger.read_chunks(book)
+    }
+    chunk_blocks = job.config.limits.chunk_mib * 1024 * 1024 // BLOCK_BYTES
+    targets = {each.source.name: each.target.name for each in job.maps}
+    for table in tables:
+        for leaf in table.leaves:
+            if leaf.oid in known and known[leaf.oid] != leaf.filenode:
+                removed = await ledger.forget_leaf(
+                    book, str(table.name), targets[table.name], leaf.oid
+                )
+                reporter.report(LeafRewritten(str(table.name), str(leaf.name), removed))
+                del known[leaf.oid]
+            if leaf.oid not in known:
+                await ledger.plan_chunks(
+                    book,
+                    job.run,
+                    str(table.name),
+                    (str(leaf.name), leaf.oid, leaf.filenode),
+                    # Only a heap can be cut by blocks; another access method is read as one.
+                    split_blocks(leaf.blocks, chunk_blocks)
+                    if leaf.access_method == "heap"
+                    else [(0, None)],
+                )
+
+
+async def _copy_chunks(attempt: _Attempt) -> None:
+    chunks = await ledger.read_chunks(attempt.book)
+    attempt.chunks.extend(chunk for chunk in chunks if not chunk.is_copied)
+    copied = [chunk for chunk in chunks if chunk.is_copied]
+    attempt.reporter.report(
+        SnapshotTaken(
+            attempt.number,
+            len(chunks),
+            len(copied),
+            sum(chunk.copied_rows for chunk in copied),
+            sum(chunk.copied_bytes for chunk in copied),
+            attempt.job.rows_estimate,
+        )
+    )
+    attempt.pids.append(attempt.keeper.pid)
+    for session in (attempt.keeper, attempt.book):
+        marks = secrets.randbelow(2**31), secrets.randbelow(2**31)
+        await session.run(queries.get("sessions", "take_mark"), *marks)
+        attempt.marks[session.side] = marks
+    workers = max(1, min(attempt.job.config.limits.workers, len(attempt.chunks)))
+    await run_together(
+        *(_work(attempt, number) for number in range(1, workers + 1)),
+        beside=[_give_way(attempt)],
+    )
+    if attempt.chunks:
+        message = "the snapshot has reached limits.max_snapshot_age_minutes"
+        raise AttemptOver(message)
+
+
+async def _give_way(attempt: _Attempt) -> None:
+    """End the attempt when an ACCESS EXCLUSIVE lock waits for us, or when it has grown too old.
+
+    Behind such a lock the whole application would queue.
+    """
+    oids = attempt.job.oids
+    while time.monotonic() < attempt.deadline:
+        waiting = await attempt.watcher.fetch_all(
+            "catalog", "see_waiting_rewriters", oids, attempt.pids
+        )
+        if waiting:
+            who = waiting[0]
+            message = (
+                f"gave way to backend {who.pid}, which waits for an exclusive lock on "
+                f"{who.relation} ({who.query})"
+            )
+            attempt.reporter.report(Waiting(message))
+            raise AttemptOver(message)
+        await asyncio.sleep(WATCH_SECONDS)
+    message = "the snapshot has reached limits.max_snapshot_age_minutes"
+    raise AttemptOver(message)
+
+
+async def _work(attempt: _Attempt, number: int) -> None:
+    """Copy chunks until none are left, or the snapshot is nearly too old for another."""
+    job = attempt.job
+    by_label = {each.label: each for each in job.maps}
+    stall = job.config.limits.stall_timeout_seconds
+    source = await _open_stream(attempt, attempt.keeper, number)
+    target: asyncpg.Connection[Any] | None = None
+    try:
+        target = await _open_stream(attempt, attempt.book, number)
+        with streams.translated(job.source):
+            await source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            await source.execute(
+                queries.compose(
+                    "catalog",
+                    "lock_against_rewrites",
+                    tables=sql.SQL(", ").join(each.source.name.sql for each in job.maps),
+                )
+            )
+            await source.execute(
+                sql.SQL("SET TRANSACTION SNAPSHOT {}")
+                .format(sql.Literal(attempt.snapshot))
+                .as_string(None)
+            )
+        last_start = attempt.deadline - 0.1 * job.config.limits.max_snapshot_age_minutes * 60
+        while attempt.chunks and time.monotonic() < last_start:
+            chunk = attempt.chunks.popleft()
+            await _copy_chunk(attempt, by_label[chunk.table_name], chunk, (source, target), stall)
+    finally:
+        source.terminate()
+        if target is not None:
+            target.terminate()
+
+
+async def _open_stream(
+    attempt: _Attempt, like: Session, number: int
+) -> asyncpg.Connection[Any]:
+    """Open a stream's connection to where a session is, and prove that it is the same database."""
+    route = replace(
+        like.route,
+        settings={
+            **like.route.settings,
+            # Between chunks and while bytes flow, the stall limit watches instead.
+            "statement_timeout": "0",
+            "idle_in_transaction_session_timeout": sessions.milliseconds(
+                attempt.job.config.limits.stall_timeout_seconds * 2
+            ),
+        },
+        application_name=f"ordermigrate copy: worker {number}",
+    )
+    connection = await streams.connect(route)
+    try:
+        with streams.translated(like.side):
+            seen = await connection.fetchval(
+                queries.get("sessions", "see_mark"), *attempt.marks[like.side]
+            )
+    except BaseException:
+        connection.terminate()
+        raise
+    if not seen:
+        connection.terminate()
+        raise Refused(
+            f"Two connections by the same DSN reached different {like.side} databases",
+            wanted="Every connection to reach the same server",
+            todo=f"Let the {like.side}'s DSN name one server, not a balancer or several hosts",
+        )
+    if like.side is attempt.job.source:
+        attempt.pids.append(connection.get_server_pid())
+    return connection
+
+
+async def _copy_chunk(
+    attempt: _Attempt,
+    table: TableMap,
+    chunk: ledger.Chunk,
+    connections: tuple[asyncpg.Connection[Any], asyncpg.Connection[Any]],
+    stall_seconds: float,
+) -> None:
+    source, target = connections
+    job = attempt.job
+    with streams.translated(job.source):
+        async with asyncio.timeout(stall_seconds):
+            filenode = await source.fetchval(
+                queries.get("catalog", "read_filenode"), chunk.leaf_oid
+            )
+    if filenode != chunk.filenode:
+        message = f"{chunk.leaf_name} was rewritten while it was being copied"
+        raise AttemptOver(message)
+    leaf = attempt.leaves[chunk.leaf_oid]
+    query = chunk_query(
+        table, leaf.name.sql.as_string(None), chunk.first_block, chunk.end_block
+    )
+    with streams.translated(job.source.other):
+        await target.execute("BEGIN")
+        # Locked until commit: a worker whose connection was lost, but whose backend still
+        # commits, cannot be overtaken by its successor.
+        claimed = await target.fetchval(queries.get("ledger", "claim_chunk"), chunk.chunk_id)
+        if claimed is None:
+            await target.execute("ROLLBACK")
+            attempt.reporter.report(ChunkFound(chunk.table_name, chunk.chunk_id))
+            return
+    moved = await streams.pipe(
+        source,
+        query,
+        target,
+        schema=table.target.name.schema,
+        table=table.target.name.name,
+        columns=tuple(pair.name for pair in table.pairs),
+        is_binary=table.is_binary,
+        stall_seconds=stall_seconds,
+        sides=(job.source, job.source.other),
+    )
+    with streams.translated(job.source.other):
+        async with asyncio.timeout(stall_seconds):
+            await target.fetchval(
+                queries.get("ledger", "record_chunk"),
+                chunk.chunk_id,
+                attempt.number,
+                moved.rows,
+                moved.bytes,
+            )
+            await target.execute("COMMIT")
+    attempt.progress.last = time.monotonic()
+    attempt.reporter.report(ChunkCopied(chunk.table_name, chunk.chunk_id, moved.rows, moved.bytes))

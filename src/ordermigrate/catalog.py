@@ -1,0 +1,323 @@
+"""What a database says of the family: columns, keys, foreign keys, triggers, files, fingerprint.
+
+The catalog is read with the tables locked against rewrites, so what it says stays true for the
+rest of the transaction. Only names and definitions leave this module, never rows of tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg import sql
+
+from ordermigrate.db import Session
+from ordermigrate.errors import Refused, UsageError
+from ordermigrate.model import (
+    Check,
+    Column,
+    ForeignKey,
+    Index,
+    Leaf,
+    Sequence as OwnedSequence,
+    Table,
+    TableName,
+    Trigger,
+)
+
+_KINDS = {
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "S": "a sequence",
+    "c": "a composite type",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether a named table is there, and what we may do with it."""
+
+    name: TableName
+    oid: int | None
+    kind: str
+    can_select: bool
+    can_insert: bool
+    is_owned: bool
+    hides_rows: bool
+    rows_estimate: int
+
+
+async def find_tables(session: Session, names: Sequence[TableName]) -> list[Presence]:
+    """Tell of each name whether there is such a relation."""
+    rows = await session.fetch_all(
+        "catalog", "find_tables", [name.schema for name in names], [name.name for name in names]
+    )
+    found = {TableName(row.schema_name, row.table_name): row for row in rows}
+    return [
+        Presence(
+            name,
+            found[name].oid,
+            found[name].kind or "",
+            found[name].can_select,
+            found[name].can_insert,
+            bool(found[name].is_owned),
+            bool(found[name].hides_rows),
+            found[name].rows_estimate or 0,
+        )
+        for name in names
+    ]
+
+
+async def require_tables(session: Session, names: Sequence[TableName]) -> None:
+    """Raise unless every name is a table whose rows we may read.
+
+    Raises:
+        UsageError: A name is no table, or there is nothing of that name.
+        Refused: A table may not be read.
+
+    """
+    for presence in await find_tables(session, names):
+        name, side = presence.name, session.side
+        if presence.oid is None:
+            similar = await session.fetch_all("catalog", "find_similar_tables", name.name)
+            near = ", ".join(str(TableName(row.schema_name, row.table_name)) for row in similar)
+            raise UsageError(
+                f"There is no table {name} on the {side}"
+                + (f"; there is {near}" if near else ""),
+                wanted=f"Every table under [[tables]] exists on the {side}",
+                todo="Correct its name; capitals and spaces need double quotes inside the string",
+            )
+        if presence.kind not in {"r", "p"}:
+            raise UsageError(
+                f"{name} on the {side} is {_KINDS.get(presence.kind, 'not a table')}",
+                wanted="A table, plain or partitioned",
+                todo="Name the table that holds the rows",
+            )
+        if not presence.can_select:
+            raise Refused(
+                f"We may not read {name} on the {side}",
+                wanted="SELECT on every table of the family",
+                todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
+            )
+
+
+async def lock_against_rewrites(session: Session, tables: Iterable[TableName]) -> None:
+    """Take ACCESS SHARE on tables and all that inherits from them, before any snapshot."""
+    names = sql.SQL(", ").join(name.sql for name in tables)
+    await session.fetch_all("catalog", "lock_against_rewrites", tables=names)
+
+
+async def read_tables(session: Session, names: Sequence[TableName]) -> dict[TableName, Table]:
+    """Describe the named tables; all of them exist (see `require_tables`)."""
+    listed = await session.fetch_all(
+        "catalog", "find_tables", [name.schema for name in names], [name.name for name in names]
+    )
+    missing = [str(TableName(row.schema_name, row.table_name)) for row in listed if row.oid is None]
+    if missing:
+        raise Refused(
+            f"{', '.join(missing)} is no longer on the {session.side}",
+            wanted="The tables of the family as they were",
+            todo="Bring it back, or take it out of the configuration and begin anew",
+        )
+    oids = [row.oid for row in listed]
+
+    async def by_table(block: str) -> dict[int, list[Any]]:
+        groups: dict[int, list[Any]] = defaultdict(list)
+        for row in await session.fetch_all("catalog", block, oids):
+            groups[row.table_oid].append(row)
+        return groups
+
+    columns, indexes = await by_table("read_columns"), await by_table("read_indexes")
+    checks, triggers = await by_table("read_checks"), await by_table("read_triggers")
+    sequences, leaves = await by_table("read_sequences"), await by_table("read_leaves")
+    keys = await session.fetch_all("catalog", "read_foreign_keys", oids)
+    tables: dict[TableName, Table] = {}
+    for row in listed:
+        name = TableName(row.schema_name, row.table_name)
+        tables[name] = Table(
+            oid=row.oid,
+            name=name,
+            kind=row.kind,
+            owner=row.owner,
+            has_row_security=row.has_row_security,
+            is_unlogged=row.is_unlogged,
+            rows_estimate=row.rows_estimate,
+            columns=tuple(_column(each) for each in columns[row.oid]),
+            indexes=tuple(_index(name, each) for each in indexes[row.oid]),
+            checks=tuple(
+                Check(each.name, each.definition, each.is_validated, each.is_inherited)
+                for each in checks[row.oid]
+            ),
+            foreign_keys=tuple(_foreign_key(key) for key in keys if key.table_oid == row.oid),
+            incoming_keys=tuple(_foreign_key(key) for key in keys if key.referenced_oid == row.oid),
+            triggers=tuple(
+                Trigger(
+                    each.name,
+                    name,
+                    each.oid,
+                    each.version,
+                    each.enabled,
+                    each.definition,
+                    each.function,
+                )
+                for each in triggers[row.oid]
+            ),
+            sequences=tuple(
+                OwnedSequence(
+                    TableName(each.schema_name, each.sequence_name),
+                    each.column_name,
+                    each.last_value,
+                    each.increment,
+                )
+                for each in sequences[row.oid]
+            ),
+            leaves=tuple(_leaf(name, each) for each in leaves[row.oid]),
+        )
+    return tables
+
+
+def _column(row: Any) -> Column:  # noqa: ANN401  a row of read_columns
+    return Column(
+        row.name,
+        row.position,
+        row.type_name,
+        row.base_type,
+        row.is_builtin,
+        row.is_enum,
+        row.is_binary_safe,
+        row.is_not_null,
+        row.has_default,
+        row.identity,
+        row.generated,
+        row.collation,
+        row.hash_function,
+    )
+
+
+def _index(table: TableName, row: Any) -> Index:  # noqa: ANN401  a row of read_indexes
+    own = f"constraint {row.constraint_name} on table" if row.constraint_name else None
+    return Index(
+        name=row.name,
+        table=table,
+        definition=row.definition,
+        is_unique=row.is_unique,
+        is_primary=row.is_primary,
+        is_valid=row.is_valid,
+        is_partial=row.is_partial,
+        columns=tuple(row.column_names),
+        method=row.method,
+        tablespace=row.tablespace,
+        comment=row.comment,
+        is_replica_identity=row.is_replica_identity,
+        is_clustered=row.is_clustered,
+        constraint=row.constraint_name,
+        constraint_kind=row.constraint_kind,
+        constraint_definition=row.constraint_definition,
+        constraint_comment=row.constraint_comment,
+        is_deferrable=row.is_deferrable,
+        needed_by=tuple(each for each in row.needed_by if not (own and each.startswith(own))),
+    )
+
+
+def _foreign_key(row: Any) -> ForeignKey:  # noqa: ANN401  a row of read_foreign_keys
+    return ForeignKey(
+        row.name,
+        TableName(row.schema_name, row.table_name),
+        tuple(row.column_names),
+        TableName(row.referenced_schema, row.referenced_name),
+        tuple(row.referenced_columns),
+        row.definition,
+        row.is_validated,
+    )
+
+
+def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_leaves
+    name = TableName(row.schema_name, row.table_name)
+    if row.kind != "r":
+        raise Refused(
+            f"{name}, a part of {table}, is {_KINDS.get(row.kind, 'not a table')}",
+            wanted="Partitions that are tables of this database",
+            todo="Detach it, or move its rows into a table first",
+        )
+    return Leaf(row.oid, name, row.filenode, row.blocks, row.bound, row.access_method)
+
+
+def describe_structure(table: Table) -> dict[str, Any]:
+    """Return what must not change while rows are on their way, as JSON can hold it."""
+    return {
+        "oid": table.oid,
+        "kind": table.kind,
+        "columns": {
+            column.name: [
+                column.position,
+                column.type_name,
+                column.collation,
+                column.is_not_null,
+                column.identity,
+                column.generated,
+            ]
+            for column in table.columns
+        },
+        "keys": {
+            index.name: [index.is_primary, list(index.columns)]
+            for index in table.indexes
+            if index.is_unique
+        },
+        "leaves": {str(leaf.name): [leaf.oid, leaf.bound] for leaf in table.leaves},
+        "row_security": table.has_row_security,
+    }
+
+
+def fingerprint(tables: Iterable[Table]) -> dict[str, Any]:
+    """Return the structure of several tables, by name, ready for the ledger."""
+    return {str(table.name): describe_structure(table) for table in tables}
+
+
+def digest_of(fingerprinted: dict[str, Any]) -> str:
+    """Return a short hash of a fingerprint, for logs."""
+    text = json.dumps(fingerprinted, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Say in sentences what differs between two fingerprints; empty where nothing does."""
+    said: list[str] = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old is None or new is None:
+            said.append(f"{name} has {'appeared' if old is None else 'gone'}")
+            continue
+        if old["oid"] != new["oid"]:
+            said.append(f"{name} was dropped and created again")
+        describe: list[tuple[str, Callable[[str], str]]] = [
+            ("columns", lambda key, name=name: f"column {key} of {name}"),  # type: ignore[misc]
+            ("keys", lambda key, name=name: f"unique index {key} of {name}"),  # type: ignore[misc]
+            ("leaves", lambda key, name=name: f"part {key} of {name}"),  # type: ignore[misc]
+        ]
+        for section, label in describe:
+            said.extend(_explain_section(old[section], new[section], label))
+        if old["row_security"] != new["row_security"]:
+            said.append(f"row level security of {name} was switched")
+    return said
+
+
+def _explain_section(
+    old: dict[str, Any], new: dict[str, Any], label: Callable[[str], str]
+) -> Iterable[str]:
+    for key in sorted(old.keys() | new.keys()):
+        if key not in old:
+            yield f"{label(key)} was added"
+        elif key not in new:
+            yield f"{label(key)} was dropped"
+        elif old[key] != new[key]:
+            yield f"{label(key)} changed from {old[key]} to {new[key]}"
+
+
+def recorded(value: Index | ForeignKey | Trigger | Check) -> dict[str, Any]:
+    """Return a definition as JSON can hold it, for the ledger."""
+    return asdict(value)

@@ -1,0 +1,129 @@
+"""The group of commands, loaded one by one as they are needed, and the edge of the program.
+
+The edge alone turns errors into messages and exit codes. Commands are imported when they are
+called: `--help` should not wait for database drivers.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+
+import click
+
+from ordermigrate import __version__
+from ordermigrate.errors import EXIT_INTERRUPTED, OrdermigrateError, Refused
+
+COMMANDS = {
+    "init": "Write a commented ordermigrate.toml.",
+    "prepare": "Make both databases ready for the copy.",
+    "copy": "Copy every row; goes on where it was cut off.",
+    "validate": "Prove that both sides hold the same rows.",
+    "status": "Tell where the migration stands and what comes next.",
+    "demo": "Show it all on two PostgreSQL servers of its own.",
+}
+OUTCOMES = {
+    1: "bug",
+    2: "usage",
+    3: "refused",
+    5: "unavailable",
+    6: "busy",
+    EXIT_INTERRUPTED: "interrupted",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in modules of their own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which one uses them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"ordermigrate.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 2 usage, 3 refused, 4 different, 5 unavailable (run again), "
+    "6 busy, 130 interrupted (run again).",
+)
+@click.version_option(__version__, message="ordermigrate %(version)s")
+def cli() -> None:
+    """Move a family of tables out of a monolith's PostgreSQL into a service's own, and prove it.
+
+    \b
+    Example:
+      ordermigrate init --family hub_orders
+      export ORDERMIGRATE_MONOLITH_DSN=postgresql://app@monolith:5432/hub
+      export ORDERMIGRATE_SERVICE_DSN=postgresql://app@orders:5432/orders
+      ordermigrate copy && ordermigrate validate --checksums
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(args=given, prog_name="ordermigrate", standalone_mode=False)
+    except OrdermigrateError as error:
+        return _fail(given, error.exit_code, error)
+    except click.UsageError as error:
+        error.show(sys.stderr)
+        return 2
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        note = OrdermigrateError(
+            "Interrupted", todo="Run the same command again; it goes on where it stopped"
+        )
+        return _fail(given, EXIT_INTERRUPTED, note)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        sys.stderr.close()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _fail(given: list[str], exit_code: int, error: OrdermigrateError) -> int:
+    click.echo(f"ordermigrate: {error}", err=True)
+    if "--json" in given:
+        command = next((each for each in given if each in COMMANDS), None)
+        document = {
+            "schema": 1,
+            "run": None,
+            "command": command,
+            "outcome": OUTCOMES.get(exit_code, "failed"),
+            "exit_code": exit_code,
+            "phase": None,
+            "owner": None,
+            "tables": [],
+            "message": str(error),
+            "findings": list(error.findings) if isinstance(error, Refused) else [],
+            "next_steps": [
+                {"command": "ordermigrate status", "reason": error.todo or error.fact}
+            ],
+        }
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    return exit_code

@@ -1,0 +1,95 @@
+"""`ordermigrate copy`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ordermigrate import console, migration, phases
+from ordermigrate.cli import options
+
+
+@click.command(name="copy")
+@click.option("--workers", type=int, metavar="N", help="Streams and index builds at a time.")
+@click.option("--chunk-mib", type=int, metavar="N", help="Heap size of a chunk in MiB.")
+@click.option(
+    "--offline",
+    "is_offline",
+    is_flag=True,
+    help="Promise that nobody writes to the tables; the promise is checked afterwards.",
+)
+@click.option(
+    "--restart",
+    "is_restart",
+    is_flag=True,
+    help="Remove what earlier attempts copied, and begin again.",
+)
+@options.dry_run
+@options.shared
+def command(  # noqa: PLR0913  click passes options as arguments
+    config_path: Path | None,
+    log_format: str,
+    workers: int | None,
+    chunk_mib: int | None,
+    *,
+    is_offline: bool,
+    is_restart: bool,
+    is_json: bool,
+    is_dry_run: bool,
+) -> None:
+    """Copy every row of the family, build indexes, gather statistics.
+
+    Killed or cut off at any point, it goes on where it stopped when it is run again. This version
+    does not capture writes: it refuses tables that are being written to, and checks afterwards
+    that nobody wrote meanwhile.
+
+    \b
+    Example:
+      ordermigrate copy --offline --workers 4
+    """
+    config = options.load_config(config_path, workers=workers, chunk_mib=chunk_mib)
+    done = options.run_verb(
+        "copy",
+        log_format,
+        lambda reporter: migration.copy(
+            config,
+            reporter,
+            is_offline=is_offline,
+            is_restart=is_restart,
+            is_dry_run=is_dry_run,
+        ),
+    )
+    outcome = "planned" if is_dry_run else "already_copied" if done.is_already_done else "copied"
+    steps = phases.next_steps(done.phase, None)
+    document = options.make_document(
+        "copy",
+        outcome,
+        0,
+        run=done.run,
+        phase=done.phase.value,
+        owner="monolith",
+        tables=[
+            {"name": each.name, "to": each.target, "rows": each.rows, "bytes": each.bytes}
+            for each in done.tables
+        ],
+        steps=steps,
+        seconds=round(done.seconds, 3),
+        found=list(done.found),
+        steps_taken=list(done.steps),
+    )
+    if is_json:
+        options.print_document(document)
+        return
+    if is_dry_run:
+        console.show_lines(["would:", *(f"  {step}" for step in done.steps)])
+    for each in done.tables:
+        console.show_lines(
+            [
+                f"{outcome.replace('_', ' ')}: {each.name} to {each.target}, {each.rows:,} rows, "
+                f"{console.format_bytes(each.bytes)}"
+            ]
+        )
+    if outcome == "copied":
+        console.show_lines([f"took {console.format_seconds(done.seconds)}", *done.found])
+    console.show_next_steps(steps)

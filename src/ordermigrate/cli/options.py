@@ -1,0 +1,137 @@
+"""What commands share: options, the loop that a verb runs in, the document that it prints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ordermigrate import config as configuration
+from ordermigrate import console, logs
+from ordermigrate.config import Config
+from ordermigrate.phases import NextStep
+from ordermigrate.progress import Reporter
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def shared(function: _F) -> _F:
+    """Add the options that every command on two databases has."""
+    for decorate in (
+        click.option("--json", "is_json", is_flag=True, help="Print one JSON document on stdout."),
+        click.option(
+            "--log-format",
+            type=click.Choice(["console", "json"]),
+            default="console",
+            show_default=True,
+            envvar="ORDERMIGRATE_LOG_FORMAT",
+            help="Progress on stderr for people, or as JSON lines.",
+        ),
+        click.option(
+            "--config",
+            "config_path",
+            type=click.Path(path_type=Path, dir_okay=False),
+            help="The configuration file.  [default: $ORDERMIGRATE_CONFIG or ordermigrate.toml]",
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def dry_run(function: _F) -> _F:
+    """Add --dry-run."""
+    return click.option(
+        "--dry-run", "is_dry_run", is_flag=True, help="Say what would be done, and do nothing."
+    )(function)
+
+
+def load_config(path: Path | None, **limits: object) -> Config:
+    """Read the configuration, with the flags that stand for limits laid over it."""
+    return configuration.load(path, configuration.environment(), **limits)
+
+
+def run_verb(
+    command: str,
+    log_format: str,
+    verb: Callable[[Reporter], Coroutine[Any, Any, _T]],
+    *,
+    is_quiet: bool = False,
+) -> _T:
+    """Run a verb to its end in an event loop of its own, telling of its progress on stderr.
+
+    SIGINT and SIGTERM end it cleanly: connections are closed, and the servers undo what was open.
+    """
+    logs.configure(log_format)
+    if log_format == "json":
+        return _run(verb(logs.LogReporter(command)))
+    with console.PlainReporter() if is_quiet else console.make_reporter() as reporter:
+        return _run(verb(reporter))
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    if sys.platform == "win32":
+        factory = None
+    else:
+        import uvloop  # noqa: PLC0415  not to be had on Windows
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_until_terminated(work))
+
+
+async def _until_terminated(work: Coroutine[Any, Any, _T]) -> _T:
+    task = asyncio.ensure_future(work)
+    is_terminated = False
+
+    def terminate() -> None:
+        nonlocal is_terminated
+        is_terminated = True
+        task.cancel()
+
+    if sys.platform != "win32":
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if is_terminated:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def make_document(
+    command: str,
+    outcome: str,
+    exit_code: int,
+    *,
+    run: str | None,
+    phase: str,
+    owner: str,
+    tables: Sequence[dict[str, Any]],
+    steps: Sequence[NextStep],
+    **more: object,
+) -> dict[str, Any]:
+    """Return what `--json` prints: the common keys in their order, then the command's own."""
+    return {
+        "schema": 1,
+        "run": run,
+        "command": command,
+        "outcome": outcome,
+        "exit_code": exit_code,
+        "phase": phase,
+        "owner": owner,
+        "tables": list(tables),
+        "next_steps": [{"command": step.command, "reason": step.reason} for step in steps],
+        **more,
+    }
+
+
+def print_document(document: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, ensure_ascii=False, indent=2))

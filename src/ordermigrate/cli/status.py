@@ -1,0 +1,73 @@
+"""`ordermigrate status`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from ordermigrate import console, migration, phases
+from ordermigrate.cli import options
+from ordermigrate.model import Identity
+
+
+def _describe(identity: Identity) -> dict[str, object]:
+    return {
+        "database": identity.database,
+        "server_version": identity.version_text,
+        "encoding": identity.encoding,
+    }
+
+
+@click.command(name="status")
+@options.shared
+def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None:
+    """Tell where the migration stands: phase, rows copied, last validation, next steps.
+
+    \b
+    Example:
+      ordermigrate status --json | jq .phase
+    """
+    config = options.load_config(config_path)
+    found = options.run_verb(
+        "status", log_format, lambda _: migration.status(config), is_quiet=True
+    )
+    last = found.last_validation
+    steps = phases.next_steps(
+        found.phase, last.verdict if last else None, is_void=last.is_void if last else False
+    )
+    document = options.make_document(
+        "status",
+        "ok",
+        0,
+        run=found.run,
+        phase=found.phase.value,
+        owner=found.owner,
+        tables=[
+            {**asdict(each), "rows": each.copied_rows, "to": each.target} for each in found.tables
+        ],
+        steps=steps,
+        phase_meaning=phases.MEANING[found.phase],
+        phase_since=found.phase_since,
+        copied_rows=sum(each.copied_rows for each in found.tables),
+        total_rows_estimate=sum(each.total_rows_estimate for each in found.tables),
+        monolith=_describe(found.monolith),
+        service=_describe(found.service),
+        last_validation=None
+        if last is None
+        else {
+            "verdict": last.verdict,
+            "algorithm": last.algorithm,
+            "finished_at": last.finished_at.isoformat(),
+            "age_seconds": round(last.age_seconds, 1),
+            "seconds": round(last.seconds, 3),
+            "is_void": last.is_void,
+        },
+        objects_off=list(found.objects_off),
+    )
+    if is_json:
+        options.print_document(document)
+        return
+    console.show_status(document)
+    console.show_next_steps(steps)

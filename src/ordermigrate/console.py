@@ -1,0 +1,399 @@
+"""What people see: progress on stderr while a command works, its result on stdout.
+
+In a terminal progress is one live bar; elsewhere it is plain lines, a few a minute. An estimate
+is marked with `~`. Colour follows the terminal and NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from ordermigrate import progress as events
+from ordermigrate.phases import NextStep
+from ordermigrate.progress import Event
+
+LINE_SECONDS = 5.0
+_MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
+
+
+def format_bytes(count: float) -> str:
+    """Return a size in the largest unit that keeps it above one."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:  # noqa: PLR2004  the step from unit to unit
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as people say it."""
+    if seconds < 10:  # noqa: PLR2004
+        return f"{seconds:.1f} s"
+    if seconds < 120:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+class CopyMeter:
+    """Adds up what a copy has moved, and reckons its rate and the time that is left."""
+
+    def __init__(self) -> None:
+        self.rows = self.bytes = self.estimate = self.chunks = self.chunks_total = 0
+        self._rows_before = 0
+        self._chunks_before = 0
+        self._started = time.monotonic()
+
+    def begin(self, event: events.SnapshotTaken) -> None:
+        """Start from what earlier attempts have copied."""
+        self.rows = self._rows_before = event.rows_copied
+        self.bytes = event.bytes_copied
+        self.estimate = event.rows_estimate
+        self.chunks = self._chunks_before = event.chunks_copied
+        self.chunks_total = event.chunks_total
+        self._started = time.monotonic()
+
+    def add(self, event: events.ChunkCopied) -> None:
+        """Take in a chunk."""
+        self.rows += event.rows
+        self.bytes += event.bytes
+        self.chunks += 1
+
+    @property
+    def rows_per_second(self) -> float:
+        """The rate of this attempt so far."""
+        return (self.rows - self._rows_before) / max(time.monotonic() - self._started, 1e-6)
+
+    @property
+    def remaining_seconds(self) -> float | None:
+        """An estimate by chunks; None before the first."""
+        done = self.chunks - self._chunks_before
+        if not done:
+            return None
+        return (time.monotonic() - self._started) / done * (self.chunks_total - self.chunks)
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        parts = [f"{self.rows:,} rows", format_bytes(self.bytes)]
+        if self.estimate:
+            parts[0] = f"{self.rows:,} of ~{max(self.estimate, self.rows):,} rows"
+        parts.append(f"{self.rows_per_second:,.0f} rows/s")
+        if self.remaining_seconds is not None and self.chunks < self.chunks_total:
+            parts.append(f"ETA ~{format_seconds(self.remaining_seconds)}")
+        return ", ".join(parts)
+
+
+def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912  one line an event
+    """Return an event as a line for people; None for those that are only counted."""
+    match event:
+        case events.Prepared(run=run, steps=steps):
+            return "\n".join([f"prepared migration {run}", *(f"  {step}" for step in steps)])
+        case events.IndexesDropped(table=table, names=names):
+            return f"{table}: {len(names)} indexes and keys are off for the load"
+        case events.SnapshotTaken(attempt=attempt, chunks_total=total, chunks_copied=copied):
+            rest = f", {copied} of them copied already" if copied else ""
+            return f"attempt {attempt}: {total} chunks{rest}"
+        case events.ChunkFound(table=table, chunk=chunk):
+            return f"{table}: chunk {chunk} was committed by an earlier try"
+        case events.LeafRewritten(table=table, leaf=leaf, rows_removed=rows):
+            return f"{table}: {leaf} was rewritten; its {rows:,} copied rows are copied again"
+        case events.AttemptEnded(attempt=attempt, reason=reason):
+            return f"attempt {attempt} ended: {reason}; going on under a new snapshot"
+        case events.Waiting(reason=reason):
+            return f"waiting: {reason}"
+        case events.RowsCopied(rows=rows, bytes=size, seconds=seconds):
+            rate = rows / max(seconds, 1e-6)
+            return (
+                f"copied {rows:,} rows ({format_bytes(size)}) in {format_seconds(seconds)}, "
+                f"{rate:,.0f} rows/s"
+            )
+        case events.IndexBuilt(table=table, index=index, seconds=seconds, remaining=remaining):
+            rest = f", {remaining} to go" if remaining else ""
+            return f"{table}: built {index} in {format_seconds(seconds)}{rest}"
+        case events.Analyzed(table=table, seconds=seconds):
+            return f"{table}: statistics gathered in {format_seconds(seconds)}"
+        case events.PromiseChecked(kept=kept, found=found):
+            head = "nobody wrote meanwhile" if kept else "the monolith was written to meanwhile"
+            return "\n".join([head, *(f"  {each}" for each in found)])
+        case events.CheckFinished(table=table, check=check, outcome=outcome, seconds=seconds):
+            return f"{table}: {check}: {outcome} ({format_seconds(seconds)})"
+        case events.Locating(table=table, parts=parts, parts_total=total):
+            return f"{table}: {parts} of {total} parts differ; looking for the rows"
+        case _:
+            return None
+
+
+class PlainReporter:
+    """Progress as plain lines on stderr, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._meter = CopyMeter()
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        """Nothing to set up."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to take down."""
+
+    def report(self, event: Event) -> None:
+        """Print a line, or count a chunk and print the sum now and then."""
+        if isinstance(event, events.SnapshotTaken):
+            self._meter.begin(event)
+        if isinstance(event, events.ChunkCopied):
+            self._meter.add(event)
+            if time.monotonic() - self._said >= LINE_SECONDS:
+                self._said = time.monotonic()
+                self._print(f"copying: {self._meter.describe()}")
+        elif line := describe_event(event):
+            self._print(line)
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201  this is the output
+
+
+class _Figures(ProgressColumn):
+    """Rows, bytes, rate and remaining time of the copy."""
+
+    def render(self, task: Task) -> Text:
+        """Draw them."""
+        return Text(str(task.fields.get("figures", "")), overflow="ellipsis", no_wrap=True)
+
+
+class LiveReporter:
+    """Progress as a live bar on a terminal, with lines above it for what is done."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._meter = CopyMeter()
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            _Figures(),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("connecting", total=None)
+        self._builds: list[str] = []
+
+    def __enter__(self) -> Self:
+        """Begin to draw."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave a clean screen."""
+        self._progress.stop()
+
+    def report(self, event: Event) -> None:
+        """Draw it."""
+        match event:
+            case events.SnapshotTaken():
+                self._meter.begin(event)
+                self._draw("copying", self._meter.chunks, self._meter.chunks_total)
+            case events.ChunkCopied():
+                self._meter.add(event)
+                self._draw(
+                    "copying", self._meter.chunks, self._meter.chunks_total, self._meter.describe()
+                )
+            case events.IndexStarted(index=index):
+                self._builds.append(index)
+                self._draw("building " + ", ".join(self._builds[-2:]), None, None)
+            case events.IndexBuilt(index=index):
+                self._builds = [name for name in self._builds if name != index]
+                if self._builds:
+                    self._draw("building " + ", ".join(self._builds[-2:]), None, None)
+                else:
+                    self._draw("gathering statistics", None, None)
+            case events.CheckStarted(table=table, check=check, rows_estimate=rows):
+                size = f"~{rows:,} rows" if rows else ""
+                self._draw(f"{table}: {check}", None, None, size)
+            case _:
+                pass
+        if line := describe_event(event):
+            self._console.print(f"[dim]{escape(line)}[/]")
+
+    def _draw(
+        self, what: str, completed: int | None, total: int | None, figures: str = ""
+    ) -> None:
+        self._progress.update(
+            self._task,
+            description=escape(what),
+            completed=completed or 0,
+            total=total,
+            figures=figures,
+        )
+
+
+def make_reporter() -> PlainReporter | LiveReporter:
+    """Return the reporter that fits where stderr leads."""
+    console = Console(stderr=True, highlight=False)
+    return LiveReporter(console) if console.is_terminal and not console.is_dumb_terminal else PlainReporter()
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines on stdout as they are."""
+    for line in lines:
+        print(line)  # noqa: T201  this is the output
+
+
+def show_next_steps(steps: Sequence[NextStep]) -> None:
+    """Print what comes next."""
+    for step in steps:
+        print(f"next: {step.command}  ({step.reason})")  # noqa: T201  this is the output
+
+
+def _stdout() -> Console:
+    # Without a terminal rich assumes 80 columns and would break long values; a file has room.
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def show_verdict(document: dict[str, Any]) -> None:
+    """Print a validation as tables."""
+    console = _stdout()
+    for table in document["tables"]:
+        grid = Table(title=f"{table['name']} → {table['to']}", title_justify="left", expand=False)
+        grid.add_column("check", no_wrap=True)
+        grid.add_column("verdict", no_wrap=True)
+        grid.add_column("what was found", overflow="fold")
+        grid.add_column("time", justify="right", no_wrap=True)
+        for check in table["checks"]:
+            grid.add_row(
+                check["name"],
+                _MARKS.get(check["outcome"], f"[yellow]{check['outcome']}[/]"),
+                escape(check["summary"]),
+                format_seconds(check["seconds"]),
+            )
+        console.print(grid)
+        _show_distribution(console, table)
+        _show_differences(console, table)
+        for note in table["notes"]:
+            console.print(f"note: {escape(note)}")
+    for note in document["notes"]:
+        console.print(f"note: {escape(note)}")
+
+
+def _show_distribution(console: Console, table: dict[str, Any]) -> None:
+    for check in table["checks"]:
+        if check["name"] not in {"status distribution", "orders per user"} or not check["details"]:
+            continue
+        label = "status" if check["name"] == "status distribution" else "user"
+        grid = Table(title=check["name"], title_justify="left", expand=False)
+        grid.add_column(label)
+        grid.add_column("monolith", justify="right")
+        grid.add_column("service", justify="right")
+        grid.add_column("difference", justify="right")
+        for each in check["details"]:
+            delta = each["target"] - each["source"]
+            grid.add_row(
+                "NULL" if each[label] is None else escape(repr(each[label])[1:-1]),
+                f"{each['source']:,}",
+                f"{each['target']:,}",
+                f"[bold red]{delta:+,}[/]" if delta else "0",
+            )
+        console.print(grid)
+
+
+def _show_differences(console: Console, table: dict[str, Any]) -> None:
+    if not table["differences"]:
+        return
+    shown, total = len(table["differences"]), table["differences_total"]
+    title = f"differences: {shown:,} of {total:,} shown" if shown < total else "differences"
+    grid = Table(title=title, title_justify="left", expand=False)
+    grid.add_column("key", overflow="fold")
+    grid.add_column("kind", no_wrap=True)
+    grid.add_column("column", no_wrap=True)
+    grid.add_column("monolith", overflow="fold")
+    grid.add_column("service", overflow="fold")
+    for each in table["differences"]:
+        key = ", ".join(str(value) for value in each["key"].values())
+        if each["kind"] != "changed":
+            where = "monolith" if each["kind"] == "missing" else "service"
+            grid.add_row(escape(key), each["kind"], "", f"only on the {where}", "")
+            continue
+        for name, values in each["columns"].items():
+            grid.add_row(
+                escape(key),
+                each["kind"],
+                escape(name),
+                escape(_value(values["source"])),
+                escape(_value(values["target"])),
+            )
+            key = ""
+    console.print(grid)
+
+
+def _value(text: str | None) -> str:
+    # Quotes let a trailing space and the empty string be seen; NULL has none.
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"
+
+
+def show_status(document: dict[str, Any]) -> None:
+    """Print where a migration stands."""
+    console = _stdout()
+    head = Table(show_header=False, box=None, pad_edge=False)
+    head.add_column(style="dim", no_wrap=True)
+    head.add_column(overflow="fold")
+    head.add_row("migration", document["run"] or "none yet")
+    head.add_row("phase", f"{document['phase']} ({escape(document['phase_meaning'])})")
+    head.add_row("owner", document["owner"])
+    for side in ("monolith", "service"):
+        what = document[side]
+        head.add_row(side, escape(f"{what['database']}, PostgreSQL {what['server_version']}"))
+    head.add_row("last validation", escape(_describe_validation(document["last_validation"])))
+    console.print(head)
+    grid = Table(expand=False)
+    grid.add_column("table")
+    grid.add_column("copied", justify="right")
+    grid.add_column("of", justify="right")
+    grid.add_column("chunks", justify="right")
+    grid.add_column("bytes", justify="right")
+    for table in document["tables"]:
+        is_known = table["chunks"] and table["chunks"] == table["chunks_copied"]
+        mark = "" if is_known else "~"
+        grid.add_row(
+            escape(table["name"]),
+            f"{table['copied_rows']:,}",
+            f"{mark}{table['total_rows_estimate']:,}",
+            f"{table['chunks_copied']}/{table['chunks']}",
+            format_bytes(table["copied_bytes"]),
+        )
+    console.print(grid)
+    for each in document["objects_off"]:
+        console.print(f"off on the service: {escape(each)}")
+
+
+def _describe_validation(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "none yet"
+    how = f"checksums by {last['algorithm']}" if last["algorithm"] else "without checksums"
+    void = "; void: the phase has moved since" if last["is_void"] else ""
+    return f"{last['verdict']} ({how}), {format_seconds(last['age_seconds'])} ago{void}"

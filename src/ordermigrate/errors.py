@@ -1,0 +1,89 @@
+"""The ways in which a command can end other than well.
+
+Every error that a user may see is an `OrdermigrateError`: it says what is true, what was
+wanted, and what to do, and carries the exit code of the process. `db` and `streams` translate
+the drivers' errors into these; the command line alone turns them into text and an exit status.
+Anything else that reaches the edge is a bug, and exits with 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class OrdermigrateError(Exception):
+    """A failure with a message for people and an exit code for programs.
+
+    Args:
+        fact: What is true, as one sentence without its full stop.
+        wanted: What was wanted instead; may be left out where the fact says it.
+        todo: What to do about it: a command, a statement, a setting.
+
+    """
+
+    exit_code: ClassVar[int] = 1
+    meaning: ClassVar[str] = "a bug"
+    owner_of_writes: ClassVar[str] = "unchanged unless `status` says otherwise"
+
+    def __init__(self, fact: str, *, wanted: str = "", todo: str = "") -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.wanted = wanted
+        self.todo = todo
+
+    def __str__(self) -> str:
+        """Join the parts into one paragraph."""
+        parts = [part for part in (self.fact, self.wanted, self.todo) if part]
+        return ". ".join(part.rstrip(".") for part in parts) + "."
+
+
+class UsageError(OrdermigrateError):
+    """The command line or the configuration is wrong, or names what does not exist."""
+
+    exit_code = 2
+    meaning = "usage or configuration"
+    owner_of_writes = "untouched"
+
+
+class Refused(OrdermigrateError):
+    """A gate is shut: going on would be unsafe.
+
+    Args:
+        fact: What is true.
+        wanted: What was wanted.
+        todo: What to do.
+        findings: Each reason by itself, where there are several.
+
+    """
+
+    exit_code = 3
+    meaning = "refused by a gate: wrong phase, preflight, lag, no fresh validation, drift"
+    owner_of_writes = "untouched"
+
+    def __init__(
+        self, fact: str, *, wanted: str = "", todo: str = "", findings: Sequence[str] = ()
+    ) -> None:
+        super().__init__(fact, wanted=wanted, todo=todo)
+        self.findings = tuple(findings)
+
+
+class Unavailable(OrdermigrateError):
+    """A database cannot be reached, or cannot go on, and the retries are spent."""
+
+    exit_code = 5
+    meaning = "a database is unavailable, retries spent; run again to resume"
+    owner_of_writes = "untouched"
+
+
+class Busy(OrdermigrateError):
+    """Another process works on the same migration."""
+
+    exit_code = 6
+    meaning = "another run is active"
+    owner_of_writes = "theirs"
+
+
+EXIT_OK = 0
+EXIT_DIFFERENT = 4
+EXIT_INTERRUPTED = 130

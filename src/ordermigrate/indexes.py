@@ -1,0 +1,322 @@
+"""What stands on the target's tables during a load, and its return afterwards.
+
+Building an index after the load costs a fraction of keeping it through it. Each definition is in
+the ledger, in the same transaction that drops it, before it is gone; it comes back under the same
+name, with its tablespace, comment, replica identity and constraint. What something else depends
+on (a foreign key from outside the family, a view) stays where it is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from psycopg import sql
+
+from ordermigrate import catalog, db, ledger, queries
+from ordermigrate.config import Config
+from ordermigrate.db import Session
+from ordermigrate.ledger import RecordedObject
+from ordermigrate.model import Column, Index, Side, Table, TableMap, TableName
+from ordermigrate.progress import Analyzed, IndexBuilt, IndexesDropped, IndexStarted, Reporter
+from ordermigrate.together import run_together
+
+# A sort that fits the processor's cache beats a larger one (benchmarks/README.md), and workers
+# already keep the cores busy.
+MAINTENANCE_WORK_MEM = "64MB"
+PARALLEL_WORKERS = "0"
+
+_TEXTUAL = frozenset({"text", "character varying", "character", "name"})
+
+
+async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
+    """Record and switch off what must not act on copied rows: triggers, the family's own keys.
+
+    In the caller's transaction. Returns a sentence for each.
+    """
+    maps = list(maps)
+    family = frozenset(each.target.name for each in maps)
+    done: list[str] = []
+    for each in maps:
+        table = each.target
+        for trigger in table.triggers:
+            if trigger.enabled == "D":
+                continue
+            await ledger.record_object(
+                target, str(table.name), "trigger", trigger.name, catalog.recorded(trigger)
+            )
+            await target.fetch_all(
+                "indexes", "disable_trigger", table=table.name.sql, name=sql.Identifier(trigger.name)
+            )
+            done.append(f"trigger {trigger.name} on {table.name} is off until the service owns it")
+        for key in table.foreign_keys_by_scope(family)["within"]:
+            await ledger.record_object(
+                target, str(table.name), "foreign_key", key.name, catalog.recorded(key)
+            )
+            await target.fetch_all(
+                "indexes", "drop_constraint", table=table.name.sql, name=sql.Identifier(key.name)
+            )
+            done.append(
+                f"foreign key {key.name} on {table.name} is off until the service owns the tables"
+            )
+    return done
+
+
+async def drop_for_load(target: Session, maps: Iterable[TableMap]) -> list[IndexesDropped]:
+    """Record and drop what is cheaper to build after the load, in the caller's transaction."""
+    dropped: list[IndexesDropped] = []
+    for each in maps:
+        table = each.target
+        names: list[str] = []
+        for index in table.indexes:
+            if index.needed_by:
+                continue
+            await ledger.record_object(
+                target,
+                str(table.name),
+                "index",
+                index.name,
+                catalog.recorded(index),
+                weight=estimate_weight(index, table),
+            )
+            await _drop(target, table.name, index)
+            names.append(index.name)
+        for name in await _drop_checks(target, each):
+            names.append(name)
+        if names:
+            dropped.append(IndexesDropped(str(table.name), tuple(names)))
+    return dropped
+
+
+async def _drop(target: Session, table: TableName, index: Index) -> None:
+    if index.constraint:
+        await target.fetch_all(
+            "indexes", "drop_constraint", table=table.sql, name=sql.Identifier(index.constraint)
+        )
+    else:
+        await target.fetch_all(
+            "indexes", "drop_index", index=sql.Identifier(table.schema, index.name)
+        )
+
+
+async def _drop_checks(target: Session, table: TableMap) -> list[str]:
+    """Drop CHECKs that the source has as NOT VALID: its old rows may break them."""
+    lenient = {check.name for check in table.source.checks if not check.is_validated}
+    names: list[str] = []
+    for check in table.target.checks:
+        if check.name not in lenient or check.is_inherited:
+            continue
+        definition = catalog.recorded(check)
+        if "NOT VALID" not in check.definition:
+            definition["definition"] = check.definition + " NOT VALID"
+        await ledger.record_object(
+            target, str(table.target.name), "check", check.name, definition
+        )
+        await target.fetch_all(
+            "indexes",
+            "drop_constraint",
+            table=table.target.name.sql,
+            name=sql.Identifier(check.name),
+        )
+        names.append(check.name)
+    return names
+
+
+def estimate_weight(index: Index, table: Table) -> float:
+    """Guess how long a build takes against others: comparing text costs most.
+
+    The longest builds go first, so that the workers end together.
+    """
+    columns = {column.name: column for column in table.columns}
+    return sum(_weight(columns.get(name)) for name in index.columns) or 2.0
+
+
+def _weight(column: Column | None) -> float:
+    if column is None:
+        return 3.0
+    if column.base_type in _TEXTUAL:
+        return 1.5 if column.collation in {'"C"', '"POSIX"'} else 3.0
+    return 1.2 if column.base_type in {"uuid", "numeric", "jsonb"} else 1.0
+
+
+async def restore(config: Config, side: Side, reporter: Reporter) -> None:
+    """Build everything that was dropped for the load, several at a time; safe to repeat.
+
+    Indexes are built side by side, each in a transaction of its own. Constraints are put in front
+    of them one after the other: that takes an exclusive lock, for which two builders holding
+    share locks would wait for each other.
+    """
+    book = await db.connect(config, side, "copy")
+    try:
+        waiting = deque(await ledger.read_objects(book, "index"))
+        remaining = [len(waiting)]
+        late: list[RecordedObject] = []
+
+        async def work(number: int) -> None:
+            session = await db.connect(config, side, f"copy: index builder {number}")
+            try:
+                while waiting:
+                    recorded = waiting.popleft()
+                    started = time.monotonic()
+                    reporter.report(IndexStarted(recorded.table_name, recorded.name))
+                    is_finished = await _build(session, recorded)
+                    remaining[0] -= 1
+                    reporter.report(
+                        IndexBuilt(
+                            recorded.table_name,
+                            recorded.name,
+                            time.monotonic() - started,
+                            remaining[0],
+                        )
+                    )
+                    if not is_finished:
+                        late.append(recorded)
+            finally:
+                await session.close()
+
+        workers = min(config.limits.workers, len(waiting))
+        await run_together(*(work(number) for number in range(1, workers + 1)))
+        for recorded in sorted(late, key=lambda each: (each.table_name, each.name)):
+            await _attach(book, recorded)
+        for recorded in await ledger.read_objects(book, "check"):
+            await _restore_check(book, recorded)
+    finally:
+        await book.close()
+
+
+def _is_attachable(definition: dict[str, object]) -> bool:
+    return (
+        definition["constraint_kind"] in {"p", "u"}
+        and definition["method"] == "btree"
+        and not definition["is_deferrable"]
+    )
+
+
+async def _build(session: Session, recorded: RecordedObject) -> bool:
+    """Build one index and return whether nothing more is to be done for it."""
+    definition = recorded.definition
+    table = TableName.parse(recorded.table_name)
+    if definition["constraint"] and not _is_attachable(definition):
+        return False
+    async with session.transaction():
+        await _prepare_build(session, str(definition["tablespace"]))
+        there = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
+        if there is None:
+            await session.run_long(str(definition["definition"]))
+        if definition["constraint"]:
+            return False
+        await _dress(session, table, recorded)
+        await ledger.mark_restored(session, recorded)
+    return True
+
+
+async def _prepare_build(session: Session, tablespace: str) -> None:
+    await session.set_local("statement_timeout", "0")
+    await session.set_local("maintenance_work_mem", MAINTENANCE_WORK_MEM)
+    await session.set_local("max_parallel_maintenance_workers", PARALLEL_WORKERS)
+    if tablespace:
+        await session.set_local("default_tablespace", tablespace)
+
+
+async def _attach(session: Session, recorded: RecordedObject) -> None:
+    definition = recorded.definition
+    table = TableName.parse(recorded.table_name)
+    name = sql.Identifier(str(definition["constraint"]))
+    async with session.transaction():
+        await _prepare_build(session, str(definition["tablespace"]))
+        there = await session.fetch_one(
+            "indexes", "find_constraint", table.schema, table.name, definition["constraint"]
+        )
+        if there is None:
+            built = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
+            if _is_attachable(definition) and built is not None and not await _is_parted(session, table):
+                block = "attach_primary_key" if definition["constraint_kind"] == "p" else "attach_unique"
+                await session.fetch_all(
+                    "indexes", block, table=table.sql, name=name, index=sql.Identifier(recorded.name)
+                )
+            else:
+                if built is not None:
+                    await session.fetch_all(
+                        "indexes", "drop_index", index=sql.Identifier(table.schema, recorded.name)
+                    )
+                await session.run_long(_add_constraint(table, name, definition))
+        if definition["constraint_comment"]:
+            await session.fetch_all(
+                "indexes",
+                "comment_on_constraint",
+                name=name,
+                table=table.sql,
+                comment=sql.Literal(definition["constraint_comment"]),
+            )
+        await _dress(session, table, recorded)
+        await ledger.mark_restored(session, recorded)
+
+
+async def _is_parted(session: Session, table: TableName) -> bool:
+    found = await catalog.find_tables(session, [table])
+    return found[0].kind == "p"
+
+
+def _add_constraint(
+    table: TableName, name: sql.Identifier, definition: dict[str, object]
+) -> str:
+    text = definition.get("constraint_definition") or definition["definition"]
+    return queries.compose(
+        "indexes",
+        "add_constraint",
+        table=table.sql,
+        name=name,
+        definition=sql.SQL(str(text)),  # type: ignore[arg-type]
+    )
+
+
+async def _dress(session: Session, table: TableName, recorded: RecordedObject) -> None:
+    """Give an index back what hung on it: comment, replica identity, cluster mark."""
+    definition = recorded.definition
+    index = sql.Identifier(recorded.name)
+    if definition["comment"]:
+        await session.fetch_all(
+            "indexes",
+            "comment_on_index",
+            index=sql.Identifier(table.schema, recorded.name),
+            comment=sql.Literal(definition["comment"]),
+        )
+    if definition["is_replica_identity"]:
+        await session.fetch_all("indexes", "set_replica_identity", table=table.sql, index=index)
+    if definition["is_clustered"]:
+        await session.fetch_all("indexes", "set_clustered", table=table.sql, index=index)
+
+
+async def _restore_check(session: Session, recorded: RecordedObject) -> None:
+    table = TableName.parse(recorded.table_name)
+    async with session.transaction():
+        there = await session.fetch_one(
+            "indexes", "find_constraint", table.schema, table.name, recorded.name
+        )
+        if there is None:
+            await session.run(
+                _add_constraint(table, sql.Identifier(recorded.name), recorded.definition)
+            )
+        await ledger.mark_restored(session, recorded)
+
+
+async def analyze(
+    config: Config, side: Side, tables: Sequence[TableName], reporter: Reporter
+) -> None:
+    """Give the planner statistics of the target's tables, several tables at a time."""
+    waiting = deque(tables)
+
+    async def work() -> None:
+        session = await db.connect(config, side, "copy: analyze")
+        try:
+            await session.run("SELECT set_config('statement_timeout', '0', false)")
+            while waiting:
+                table = waiting.popleft()
+                started = time.monotonic()
+                await session.run_long(queries.compose("indexes", "analyze", table=table.sql))
+                reporter.report(Analyzed(str(table), time.monotonic() - started))
+        finally:
+            await session.close()
+
+    await run_together(*(work() for _ in range(min(config.limits.workers, len(waiting)))))

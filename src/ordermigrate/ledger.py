@@ -1,0 +1,380 @@
+"""The ledger: what has been done, kept in the service's database. The only user of its tables.
+
+What must be exactly once is recorded in the transaction that does it: a chunk with its rows, an
+index with its definition's return. The rest is a report. Values come and go as plain types; a
+password is never among them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ordermigrate import phases
+from ordermigrate.db import Session
+from ordermigrate.errors import Busy
+from ordermigrate.model import Identity, TableName
+from ordermigrate.phases import Phase
+
+_TABLES = (
+    "create_run",
+    "create_phase_change",
+    "create_attempt",
+    "create_chunk",
+    "create_recorded_object",
+    "create_validation",
+    "create_validation_difference",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The migration that a service's database belongs to."""
+
+    run: str
+    phase: Phase
+    phase_since: datetime
+    started_at: datetime
+    program_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A range of heap blocks `[first_block, end_block)`; the last of a leaf is open-ended."""
+
+    chunk_id: int
+    table_name: str
+    leaf_name: str
+    leaf_oid: int
+    filenode: int | None
+    first_block: int
+    end_block: int | None
+    is_copied: bool
+    copied_rows: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FirstAttempt:
+    """What the source looked like when the copy began."""
+
+    snapshot: str
+    fingerprint: dict[str, Any]
+    counters: dict[str, Any]
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """How far one table's copy is."""
+
+    chunks: int
+    chunks_copied: int
+    copied_rows: int
+    copied_bytes: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every planned chunk is copied."""
+        return self.chunks == self.chunks_copied
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedObject:
+    """Something of the service's schema that is off and has to come back."""
+
+    table_name: str
+    kind: str
+    name: str
+    definition: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LastValidation:
+    """The newest validation on record; void when the phase has moved since."""
+
+    verdict: str
+    algorithm: str | None
+    finished_at: datetime
+    age_seconds: float
+    seconds: float
+    tables: list[dict[str, Any]]
+    is_void: bool
+
+
+def describe_identity(identity: Identity) -> str:
+    """Return what the ledger keeps of a database's identity, as JSON."""
+    return json.dumps(
+        {
+            "database": identity.database,
+            "server_version": identity.version_text,
+            "encoding": identity.encoding,
+            "system_identifier": identity.system_identifier,
+            "timeline": identity.timeline,
+        }
+    )
+
+
+async def install(
+    service: Session, run: str, version: str, monolith: Identity
+) -> None:
+    """Create the ledger's tables and its run, in the caller's transaction; safe to repeat."""
+    for block in _TABLES:
+        await service.fetch_all("ledger", block)
+    await service.fetch_all(
+        "ledger",
+        "insert_run",
+        run,
+        Phase.PREPARED.value,
+        version,
+        describe_identity(monolith),
+        describe_identity(service.identity),
+    )
+
+
+async def read_run(service: Session) -> Run | None:
+    """Return the run on record, or None where there is no ledger."""
+    there = await service.fetch_one("ledger", "has_ledger")
+    if not there.has_ledger:
+        return None
+    row = await service.fetch_one("ledger", "read_run")
+    if row is None:
+        return None
+    return Run(row.run, Phase(row.phase), row.phase_since, row.started_at, row.program_version)
+
+
+async def take_operator_lock(service: Session, run: str) -> None:
+    """Keep other commands that change this migration out, for as long as the session lives.
+
+    Raises:
+        Busy: Another one is at work.
+
+    """
+    row = await service.fetch_one("sessions", "try_operator_lock", run)
+    if not row.is_ours:
+        raise Busy(
+            f"Another ordermigrate command is at work on migration {run}",
+            wanted="One command at a time that changes it",
+            todo="Wait for it to end; `ordermigrate status` shows how far it is",
+        )
+
+
+async def change_phase(service: Session, run: Run, new: Phase, command: str) -> Run:
+    """Move the run to another phase and return it as it then is.
+
+    Raises:
+        Refused: `new` cannot follow.
+        Busy: Someone else has moved it in the meantime.
+
+    """
+    phases.check_transition(run.phase, new)
+    if new is run.phase:
+        return run
+    moved = await service.fetch_one(
+        "ledger", "change_phase", run.run, run.phase.value, new.value, command
+    )
+    if moved is None:
+        raise Busy(
+            f"Migration {run.run} has left phase {run.phase} while this command was at work",
+            todo="See `ordermigrate status`, then run the command again if it is still wanted",
+        )
+    again = await read_run(service)
+    if again is None:
+        message = "a run that was just updated is not there"
+        raise AssertionError(message)
+    return again
+
+
+async def open_attempt(
+    service: Session,
+    run: str,
+    snapshot: str,
+    fingerprint: dict[str, Any],
+    counters: dict[str, Any],
+) -> int:
+    """Record an attempt of the copy and return its number."""
+    row = await service.fetch_one(
+        "ledger", "insert_attempt", run, snapshot, json.dumps(fingerprint), json.dumps(counters)
+    )
+    return int(row.attempt)
+
+
+async def end_attempt(service: Session, attempt: int, outcome: str) -> None:
+    """Record how an attempt ended."""
+    await service.fetch_all("ledger", "end_attempt", attempt, outcome)
+
+
+async def read_first_attempt(service: Session) -> FirstAttempt | None:
+    """Return the attempt that began the copy, or None before it."""
+    row = await service.fetch_one("ledger", "read_first_attempt")
+    return row and FirstAttempt(row.snapshot, row.fingerprint, row.counters, row.attempts)
+
+
+async def plan_chunks(
+    service: Session,
+    run: str,
+    table: str,
+    leaf: tuple[str, int, int | None],
+    ranges: Iterable[tuple[int, int | None]],
+) -> None:
+    """Write down the chunks of one leaf, given as its name, oid and filenode."""
+    listed = list(ranges)
+    await service.fetch_all(
+        "ledger",
+        "plan_chunks",
+        run,
+        table,
+        *leaf,
+        [first for first, _ in listed],
+        [end for _, end in listed],
+    )
+
+
+async def read_chunks(service: Session) -> list[Chunk]:
+    """Return every chunk on record, in the order in which they are copied."""
+    return [
+        Chunk(
+            row.chunk_id,
+            row.table_name,
+            row.leaf_name,
+            row.leaf_oid,
+            row.filenode,
+            row.first_block,
+            row.end_block,
+            row.is_copied,
+            row.copied_rows or 0,
+            row.copied_bytes or 0,
+        )
+        for row in await service.fetch_all("ledger", "read_chunks")
+    ]
+
+
+async def read_totals(service: Session) -> dict[str, Totals]:
+    """Return how far each table's copy is, by the source table's name."""
+    return {
+        row.table_name: Totals(row.chunks, row.chunks_copied, row.copied_rows, row.copied_bytes)
+        for row in await service.fetch_all("ledger", "read_totals")
+    }
+
+
+async def is_empty(service: Session, table: TableName) -> bool:
+    """Whether a target table has no rows."""
+    return bool((await service.fetch_one("ledger", "is_empty", table=table.sql)).is_empty)
+
+
+async def count_unknown_rows(service: Session, source: str, target: TableName) -> tuple[int, int]:
+    """Return how many rows a target table has that no chunk brought, and how many are missing.
+
+    A row knows the transaction that wrote it, and the ledger knows those of its chunks. Both
+    numbers are zero exactly when the table holds what was copied, untouched. (A bulk load is
+    young; transaction ids do not come round within it.)
+    """
+    row = await service.fetch_one("ledger", "count_known_rows", source, table=target.sql)
+    totals = (await read_totals(service)).get(source)
+    brought = totals.copied_rows if totals else 0
+    return row.all_rows - row.known_rows, brought - row.known_rows
+
+
+async def forget_leaf(service: Session, table: str, target: TableName, leaf_oid: int) -> int:
+    """Remove a leaf's rows from the target and its chunks from the ledger, together.
+
+    Returns:
+        The number of rows removed.
+
+    """
+    async with service.transaction():
+        await service.set_local("statement_timeout", "0")
+        alone = await service.fetch_one("ledger", "is_alone", table, leaf_oid)
+        copied = sum(
+            chunk.copied_rows
+            for chunk in await read_chunks(service)
+            if chunk.leaf_oid == leaf_oid
+        )
+        if alone.is_alone:
+            await service.fetch_all("ledger", "truncate_target", table=target.sql)
+        else:
+            await service.fetch_all("ledger", "delete_rows_of_leaf", leaf_oid, table=target.sql)
+        await service.fetch_all("ledger", "forget_leaf", leaf_oid)
+    return copied
+
+
+async def forget_copy(service: Session, targets: Sequence[TableName]) -> None:
+    """Empty the targets and forget chunks and attempts, in the caller's transaction."""
+    for target in targets:
+        await service.fetch_all("ledger", "truncate_target", table=target.sql)
+    await service.fetch_all("ledger", "forget_chunks")
+    await service.fetch_all("ledger", "forget_attempts")
+
+
+async def record_object(
+    service: Session,
+    table: str,
+    kind: str,
+    name: str,
+    definition: dict[str, Any],
+    weight: float = 0.0,
+) -> None:
+    """Write down a definition, in the transaction that drops it or switches it off."""
+    await service.fetch_all(
+        "ledger", "record_object", table, kind, name, json.dumps(definition), weight
+    )
+
+
+async def read_objects(service: Session, *kinds: str) -> list[RecordedObject]:
+    """Return what is recorded and still off, the heaviest first."""
+    return [
+        RecordedObject(row.table_name, row.kind, row.object_name, row.definition)
+        for row in await service.fetch_all("ledger", "read_objects", list(kinds))
+    ]
+
+
+async def mark_restored(service: Session, recorded: RecordedObject) -> None:
+    """Record that an object is back, in the transaction that brought it."""
+    await service.fetch_all(
+        "ledger", "mark_restored", recorded.table_name, recorded.kind, recorded.name
+    )
+
+
+async def record_validation(
+    service: Session,
+    run: str,
+    verdict: str,
+    algorithm: str | None,
+    tables: list[dict[str, Any]],
+    seconds: float,
+) -> int:
+    """Record a validation with its differences, in one transaction, and return its number."""
+    bare = [
+        {key: value for key, value in table.items() if key != "differences"} for table in tables
+    ]
+    rows = [
+        (table["name"], json.dumps(each["key"]), each["kind"], json.dumps(each["columns"]))
+        for table in tables
+        for each in table["differences"]
+    ]
+    async with service.transaction():
+        found = await service.fetch_one(
+            "ledger", "insert_validation", run, verdict, algorithm, json.dumps(bare), seconds
+        )
+        if rows:
+            await service.fetch_all(
+                "ledger", "insert_differences", found.validation_id, *map(list, zip(*rows, strict=True))
+            )
+    return int(found.validation_id)
+
+
+async def read_last_validation(service: Session) -> LastValidation | None:
+    """Return the newest validation, or None where there was none."""
+    row = await service.fetch_one("ledger", "read_last_validation")
+    return row and LastValidation(
+        row.verdict,
+        row.algorithm,
+        row.finished_at,
+        row.age_seconds,
+        row.seconds,
+        row.tables,
+        row.is_void,
+    )

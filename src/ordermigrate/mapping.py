@@ -1,0 +1,252 @@
+"""How the rows of each table go from source to target: column by column, decided once, up front.
+
+Types must be the same, or the target's must be able to hold every value of the source's without
+changing what it means; anything else needs an expression in the configuration. So nothing is
+rounded, cut off or shifted by a time zone behind anyone's back. Copy and validation both use the
+map made here; they cannot disagree on what a row should look like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from psycopg import sql
+
+from ordermigrate.config import TableConfig
+from ordermigrate.errors import Refused, UsageError
+from ordermigrate.model import Column, ColumnPair, Side, Table, TableMap, TableName, quote_name
+
+# From a source type to target types that hold each of its values with the same meaning.
+# (A float4 becomes another decimal text as float8; a timestamp gains a time zone that nobody
+# stated; char(n) loses its blanks: those need an expression.)
+_HOLDS: Mapping[str, frozenset[str]] = {
+    "smallint": frozenset({"integer", "bigint", "numeric"}),
+    "integer": frozenset({"bigint", "numeric"}),
+    "bigint": frozenset({"numeric"}),
+    "character varying": frozenset({"text"}),
+    "text": frozenset({"character varying"}),
+    "uuid": frozenset({"text", "character varying"}),
+}
+_LENGTH = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
+
+
+def build_maps(
+    configured: Sequence[TableConfig],
+    sources: Mapping[TableName, Table],
+    targets: Mapping[TableName, Table],
+) -> list[TableMap]:
+    """Pair the tables and columns of both sides, parents before children.
+
+    Raises:
+        UsageError: The configuration names a column that is not there.
+        Refused: Something stands in the way; every finding is told at once.
+
+    """
+    findings: list[str] = []
+    maps: list[TableMap] = []
+    for config in in_key_order(configured, sources):
+        source, target = sources[config.name], targets[config.target]
+        _check_roles(config, source, target)
+        pairs, notes = _pair_columns(config, source, target, findings)
+        key = _find_key(source, pairs, findings)
+        maps.append(
+            TableMap(
+                source,
+                target,
+                tuple(pairs),
+                key,
+                config.where,
+                config.status,
+                config.user,
+                config.created,
+                config.updated,
+                tuple(notes),
+            )
+        )
+    if findings:
+        raise Refused(
+            "The tables of the two sides do not fit together: " + "; ".join(findings),
+            wanted="A primary key on each table, and a column on the service for each of the "
+            "monolith's that can hold all its values",
+            todo="Change the service's table, or say under [tables.columns] how a column is made",
+            findings=findings,
+        )
+    return maps
+
+
+def in_key_order(
+    configured: Sequence[TableConfig], sources: Mapping[TableName, Table]
+) -> list[TableConfig]:
+    """Sort the family so that a referenced table comes before those that reference it.
+
+    Tables that reference each other in a circle keep the configuration's order among themselves.
+    """
+    waiting, done = list(configured), list[TableConfig]()
+    while waiting:
+        names = {config.name for config in waiting}
+        free = [
+            config
+            for config in waiting
+            if not any(
+                key.references in names and key.references != config.name
+                for key in sources[config.name].foreign_keys
+            )
+        ]
+        batch = free or waiting[:1]
+        done.extend(batch)
+        waiting = [config for config in waiting if config not in batch]
+    return done
+
+
+def _check_roles(config: TableConfig, source: Table, target: Table) -> None:
+    for key in ("status", "user", "created", "updated"):
+        column = getattr(config, key)
+        for table, side in ((source, Side.MONOLITH), (target, Side.SERVICE)):
+            if column is not None and table.column(column) is None:
+                known = ", ".join(each.name for each in table.columns)
+                raise UsageError(
+                    f"{key} = {column!r} of table {config.name} names no column of {table.name} "
+                    f"on the {side}",
+                    wanted=f"One of its columns: {known}",
+                    todo="Correct the configuration, or leave the key out to skip its check",
+                )
+
+
+def _pair_columns(
+    config: TableConfig, source: Table, target: Table, findings: list[str]
+) -> tuple[list[ColumnPair], list[str]]:
+    pairs: list[ColumnPair] = []
+    notes: list[str] = []
+    for name in config.columns:
+        if target.column(name) is None:
+            findings.append(f"[tables.columns] maps {name}, but {target.name} has no such column")
+    for column in target.columns:
+        if column.generated:
+            continue
+        rule = config.columns.get(column.name)
+        origin = source.column(column.name)
+        if rule is not None:
+            pairs.append(_mapped(column, rule.sql, is_frozen=rule.frozen))
+            if rule.frozen:
+                notes.append(f"{column.name} is frozen: copied once, not compared")
+        elif origin is None:
+            findings.append(
+                f"{target.name} on the service has a column {quote_name(column.name)} that "
+                f"{source.name} on the monolith does not have"
+            )
+        elif pair := _paired(origin, column):
+            pairs.append(pair)
+        else:
+            findings.append(
+                f"column {quote_name(column.name)} is {origin.type_name} in {source.name} on the "
+                f"monolith but {column.type_name} in {target.name} on the service"
+            )
+    findings.extend(
+        f"{source.name} on the monolith has a column {quote_name(column.name)} that "
+        f"{target.name} on the service has no place for"
+        for column in source.columns
+        if target.column(column.name) is None and not _is_mentioned(column.name, config)
+    )
+    return pairs, notes
+
+
+def _is_mentioned(name: str, config: TableConfig) -> bool:
+    word = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
+    return any(word.search(rule.sql) for rule in config.columns.values())
+
+
+def _identifier(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def _mapped(column: Column, expression: str, *, is_frozen: bool) -> ColumnPair:
+    name = _identifier(column.name)
+    if column.is_builtin:
+        cast = f"({expression})::{column.type_name}"
+        return ColumnPair(
+            column.name,
+            cast,
+            _compared(column, cast),
+            _compared(column, name),
+            column.is_binary_safe,
+            is_frozen,
+        )
+    text = f"({expression})::text"
+    return ColumnPair(column.name, text, text, f"{name}::text", False, is_frozen)
+
+
+def _paired(origin: Column, column: Column) -> ColumnPair | None:
+    """Return the pair of two columns, or None where a value could change on the way."""
+    name = _identifier(column.name)
+    if origin.type_name == column.type_name:
+        is_binary = origin.is_binary_safe and column.is_binary_safe
+        compare = _compared(column, name)
+        return ColumnPair(column.name, name, compare, compare, is_binary)
+    same_base = origin.base_type == column.base_type
+    textual = {"text", "character varying"}
+    if same_base and _fits(origin, column):
+        return _mapped(column, name, is_frozen=False)
+    if origin.base_type in textual and column.is_enum:
+        return ColumnPair(column.name, name, f"{name}::text", f"{name}::text", False)
+    if origin.is_enum and column.base_type in textual and _fits(origin, column):
+        return ColumnPair(column.name, f"{name}::text", f"{name}::text", name, False)
+    if column.base_type in _HOLDS.get(origin.base_type, frozenset()) and _fits(origin, column):
+        return _mapped(column, name, is_frozen=False)
+    return None
+
+
+def _compared(column: Column, expression: str) -> str:
+    """Return what a digest takes: the value's binary image where that means the same everywhere."""
+    return expression if column.is_builtin and column.is_binary_safe else f"({expression})::text"
+
+
+def _modifiers(type_name: str) -> tuple[int, int] | None:
+    match = _LENGTH.search(type_name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def _fits(origin: Column, column: Column) -> bool:
+    """Whether the target's length or precision has room for whatever the source's has.
+
+    A domain in between counts as not fitting, unless it is the same one: its constraints are not
+    known here.
+    """
+    if not (column.is_builtin and column.type_name.startswith(column.base_type.split(" ")[0])):
+        return False
+    new = _modifiers(column.type_name)
+    if new is None:
+        return True
+    old = _modifiers(origin.type_name)
+    if column.base_type == "numeric":
+        digits = {"smallint": (5, 0), "integer": (10, 0), "bigint": (19, 0)}
+        old = old or digits.get(origin.base_type)
+        return old is not None and new[0] - new[1] >= old[0] - old[1] and new[1] >= old[1]
+    if column.base_type in {"bit", "character"}:
+        return False
+    if origin.base_type == "uuid":
+        return new[0] >= 36  # noqa: PLR2004  the length of a uuid's text
+    return old is not None and new[0] >= old[0]
+
+
+def _find_key(
+    source: Table, pairs: Iterable[ColumnPair], findings: list[str]
+) -> tuple[str, ...]:
+    if not source.primary_key:
+        findings.append(f"{source.name} on the monolith has no primary key to tell its rows apart")
+        return ()
+    key: list[str] = []
+    pairs = list(pairs)
+    for column in source.primary_key:
+        plain = {column, _identifier(column)}
+        pair = next((each for each in pairs if each.name == column), None) or next(
+            (each for each in pairs if each.expression.strip("()").split(")::")[0] in plain), None
+        )
+        if pair is None:
+            findings.append(
+                f"primary key column {quote_name(column)} of {source.name} has no place on the "
+                "service"
+            )
+        else:
+            key.append(pair.name)
+    return tuple(key)

@@ -1,0 +1,290 @@
+"""Values that several modules speak of: sides, names, tables as a catalog describes them.
+
+Nothing here does I/O; everything is frozen.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from psycopg import sql
+
+_PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+_QUOTED_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
+
+
+class Side(StrEnum):
+    """One of the two databases, by identity; what it does at the moment is another matter."""
+
+    MONOLITH = "monolith"
+    SERVICE = "service"
+
+    @property
+    def other(self) -> Side:
+        """The other one."""
+        return Side.SERVICE if self is Side.MONOLITH else Side.MONOLITH
+
+
+def quote_name(name: str) -> str:
+    """Return `name` as one writes it in SQL, in double quotes only where they are needed."""
+    return name if _PLAIN.match(name) else '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A schema and a table in it, both exactly as the catalog has them."""
+
+    schema: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> TableName:
+        """Read `schema.table` as SQL reads it: folded to lower case unless in double quotes.
+
+        Raises:
+            ValueError: `text` is not two names joined by a dot.
+
+        """
+        parts: list[str] = []
+        position = 0
+        while match := _QUOTED_PART.match(text, position):
+            quoted, plain = match.groups()
+            parts.append(quoted.replace('""', '"') if quoted else plain.lower())
+            position = match.end()
+            if text[position : position + 1] != ".":
+                break
+            position += 1
+        if position != len(text) or len(parts) != 2:  # noqa: PLR2004  schema and table
+            message = (
+                f"{text!r} is not the name of a table with its schema; write it as public.orders, "
+                'or as public."Order Lines" where it has capitals, spaces or quotes'
+            )
+            raise ValueError(message)
+        return cls(*parts)
+
+    def __str__(self) -> str:
+        """Write the name as SQL would."""
+        return f"{quote_name(self.schema)}.{quote_name(self.name)}"
+
+    @property
+    def sql(self) -> sql.Identifier:
+        """The name, ready to be put into a statement."""
+        return sql.Identifier(self.schema, self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    `type_name` is PostgreSQL's own spelling with modifiers (`numeric(18,8)`); `base_type` is that
+    of the type below any domain, and without modifiers. `is_builtin` says that the column's own
+    type has the same OID in every database; `is_binary_safe`, that the binary form of a value
+    means the same in another database.
+    """
+
+    name: str
+    position: int
+    type_name: str
+    base_type: str
+    is_builtin: bool
+    is_enum: bool
+    is_binary_safe: bool
+    is_not_null: bool
+    has_default: bool
+    identity: str
+    generated: str
+    collation: str | None
+    hash_function: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index that stands by itself or behind a constraint.
+
+    `constraint` and `constraint_definition` are those of a primary key, unique or exclusion
+    constraint; `needed_by` names what would have to go with the index.
+    """
+
+    name: str
+    table: TableName
+    definition: str
+    is_unique: bool
+    is_primary: bool
+    is_valid: bool
+    is_partial: bool
+    columns: tuple[str, ...]
+    method: str
+    tablespace: str
+    comment: str | None
+    is_replica_identity: bool
+    is_clustered: bool
+    constraint: str | None
+    constraint_kind: str
+    constraint_definition: str | None
+    constraint_comment: str | None
+    is_deferrable: bool
+    needed_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A CHECK constraint."""
+
+    name: str
+    definition: str
+    is_validated: bool
+    is_inherited: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """A foreign key, seen from the family: `within` it, `out` of it, or `into` it."""
+
+    name: str
+    table: TableName
+    columns: tuple[str, ...]
+    references: TableName
+    referenced_columns: tuple[str, ...]
+    definition: str
+    is_validated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A user's trigger; `enabled` is `pg_trigger.tgenabled`: O, D, R or A."""
+
+    name: str
+    table: TableName
+    oid: int
+    version: str
+    enabled: str
+    definition: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A sequence that a column owns or that its default draws from."""
+
+    name: TableName
+    column: str
+    last_value: int | None
+    increment: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A piece of a table that has a file of its own: the table itself, or a partition."""
+
+    oid: int
+    name: TableName
+    filenode: int | None
+    blocks: int
+    bound: str | None
+    access_method: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as one database's catalog describes it."""
+
+    oid: int
+    name: TableName
+    kind: str
+    owner: str
+    has_row_security: bool
+    is_unlogged: bool
+    rows_estimate: int
+    columns: tuple[Column, ...]
+    indexes: tuple[Index, ...]
+    checks: tuple[Check, ...]
+    foreign_keys: tuple[ForeignKey, ...]
+    incoming_keys: tuple[ForeignKey, ...]
+    triggers: tuple[Trigger, ...]
+    sequences: tuple[Sequence, ...]
+    leaves: tuple[Leaf, ...]
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """The primary key's columns in its own order; empty where there is none."""
+        return next((index.columns for index in self.indexes if index.is_primary), ())
+
+    @property
+    def is_partitioned(self) -> bool:
+        """Whether the rows live in partitions."""
+        return self.kind == "p"
+
+    def column(self, name: str) -> Column | None:
+        """Return the column of that name, if there is one."""
+        return next((column for column in self.columns if column.name == name), None)
+
+    def foreign_keys_by_scope(self, family: frozenset[TableName]) -> dict[str, list[ForeignKey]]:
+        """Sort this table's foreign keys, both directions, by how they stand to the family."""
+        return {
+            "within": [key for key in self.foreign_keys if key.references in family],
+            "out": [key for key in self.foreign_keys if key.references not in family],
+            "into": [key for key in self.incoming_keys if key.table not in family],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnPair:
+    """How one target column gets its value.
+
+    `expression` is over the source row, of the target's type where the source knows that type.
+    `compare` is what row digests take on each side; a frozen column is left out of them.
+    """
+
+    name: str
+    expression: str
+    source_compare: str
+    target_compare: str
+    is_binary_safe: bool
+    is_frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableMap:
+    """A table of the family on both sides, and how its rows go from one to the other."""
+
+    source: Table
+    target: Table
+    pairs: tuple[ColumnPair, ...]
+    key: tuple[str, ...]
+    where: str
+    status: str | None = None
+    user: str | None = None
+    created: str | None = None
+    updated: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every column can travel in COPY's binary format."""
+        return all(pair.is_binary_safe for pair in self.pairs)
+
+    @property
+    def label(self) -> str:
+        """The table's name on the source, as shown to people and kept in the ledger."""
+        return str(self.source.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which database a connection has reached."""
+
+    side: Side
+    database: str
+    database_oid: int
+    system_identifier: int | None
+    server_version: int
+    encoding: str
+    is_in_recovery: bool
+    timeline: int | None
+
+    @property
+    def version_text(self) -> str:
+        """The server's version as people write it."""
+        return f"{self.server_version // 10000}.{self.server_version % 10000}"

@@ -1,0 +1,79 @@
+"""What must be true of both databases before anything of ours is put into them.
+
+Every finding is looked for, and all of them are told at once: an operator should not have to
+learn of them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ordermigrate import catalog
+from ordermigrate.config import TableConfig
+from ordermigrate.db import Session
+from ordermigrate.errors import Refused
+from ordermigrate.model import TableMap, quote_name
+
+
+async def require_rights(
+    monolith: Session, service: Session, configured: Sequence[TableConfig]
+) -> None:
+    """Raise `Refused` unless we may read the monolith's tables and own the service's."""
+    findings: list[str] = []
+    for presence in await catalog.find_tables(monolith, [each.name for each in configured]):
+        if presence.hides_rows:
+            findings.append(
+                f"row level security of {presence.name} on the monolith applies to our role and "
+                "would hide rows from us (connect as the table's owner, or as a role with "
+                "BYPASSRLS)"
+            )
+    for presence in await catalog.find_tables(service, [each.target for each in configured]):
+        if presence.hides_rows:
+            findings.append(
+                f"row level security of {presence.name} on the service applies to our role "
+                "(connect as the table's owner, or as a role with BYPASSRLS)"
+            )
+        if not presence.can_insert:
+            findings.append(f"we may not insert into {presence.name} on the service")
+        if not presence.is_owned:
+            findings.append(
+                f"{presence.name} on the service belongs to another role than ours: its indexes "
+                "cannot be dropped for the load and built after it (connect as its owner, or "
+                "GRANT the owner's role to ours)"
+            )
+    for side in (monolith, service):
+        there = await side.fetch_one("sides", "has_schema")
+        if not there.is_there and not there.can_create:
+            findings.append(
+                f"we may not create the schema ordermigrate in the {side.side}'s database "
+                f"(GRANT CREATE ON DATABASE {quote_name(side.identity.database)} TO our role)"
+            )
+    _refuse(findings, "Our rights do not suffice")
+
+
+def require_sound_tables(maps: Sequence[TableMap]) -> None:
+    """Raise `Refused` where a table itself could not hold what is brought to it."""
+    findings = [
+        f"{each.target.name} on the service is UNLOGGED: a crash would empty it "
+        f"(ALTER TABLE {each.target.name} SET LOGGED)"
+        for each in maps
+        if each.target.is_unlogged
+    ]
+    findings.extend(
+        f"index {index.name} of {each.target.name} on the service is not valid "
+        f"(DROP INDEX and build it again)"
+        for each in maps
+        for index in each.target.indexes
+        if not index.is_valid
+    )
+    _refuse(findings, "The service's tables are not fit to be filled")
+
+
+def _refuse(findings: list[str], fact: str) -> None:
+    if findings:
+        raise Refused(
+            f"{fact}: " + "; ".join(findings),
+            wanted="All of it settled before the migration touches anything",
+            todo="Settle each finding and run the command again",
+            findings=findings,
+        )

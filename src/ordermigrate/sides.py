@@ -1,0 +1,81 @@
+"""The one row in each database that says which side it is, of which run, and who owns the tables.
+
+The run's id is random, so that a clone or a restored backup of another migration is told from the
+real thing; epochs, not clocks, order what the two rows say. A database that has been one side can
+never be taken for the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ordermigrate.db import Session
+from ordermigrate.errors import Refused, UsageError
+from ordermigrate.model import Side
+
+
+@dataclass(frozen=True, slots=True)
+class SideRow:
+    """The row of one database."""
+
+    side: Side
+    run: str
+    epoch: int
+    is_hot: bool
+    round: int
+
+
+async def read(session: Session) -> SideRow | None:
+    """Return this database's row, or None where it takes part in no migration.
+
+    Raises:
+        UsageError: The row says that this database is the other side.
+
+    """
+    there = await session.fetch_one("sides", "has_schema")
+    if not there.has_side:
+        return None
+    row = await session.fetch_one("sides", "read_side")
+    if row is None:
+        return None
+    if row.side != session.side:
+        raise UsageError(
+            f"The database that the {session.side}'s DSN leads to is the {row.side} of migration "
+            f"{row.run}: the two DSNs are swapped",
+            wanted="The same two databases in the same places as before",
+            todo="Put the DSNs back as they were",
+        )
+    return SideRow(Side(row.side), row.run, row.epoch, row.is_hot, row.round)
+
+
+async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None, SideRow | None]:
+    """Return both rows, checked against each other.
+
+    A row on the service alone is a preparation that was cut short. A row on the monolith alone,
+    or two runs, mean that these two databases do not belong together.
+    """
+    one, other = await read(monolith), await read(service)
+    if one is not None and other is None:
+        raise Refused(
+            f"The monolith belongs to migration {one.run}, but the service's database does not",
+            wanted="The service's database with which the migration was begun",
+            todo="Correct the service's DSN; if that database is lost, remove the schema "
+            "ordermigrate from the monolith and begin anew",
+        )
+    if one is not None and other is not None and one.run != other.run:
+        raise Refused(
+            f"The monolith belongs to migration {one.run}, the service to {other.run}",
+            wanted="Two databases of the same migration",
+            todo="Correct the DSNs; one of them leads to a clone, a restored backup or another "
+            "migration's database",
+        )
+    return one, other
+
+
+async def install(session: Session, run: str, *, is_hot: bool) -> None:
+    """Write this database's row, in the caller's transaction; a row that is there stays."""
+    await session.fetch_all("sides", "create_schema")
+    await session.fetch_all("sides", "create_side")
+    await session.fetch_all(
+        "sides", "insert_side", session.side.value, run, is_hot, session.identity.timeline
+    )

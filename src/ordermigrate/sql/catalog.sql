@@ -1,0 +1,334 @@
+-- name: find_tables
+-- The named relations, with what decides how they can be read.
+-- $1: schemas, $2: names.
+SELECT
+    wanted.schema_name,
+    wanted.table_name,
+    c.oid::bigint AS oid,
+    c.relkind::text AS kind,
+    pg_get_userbyid(c.relowner) AS owner,
+    c.relpersistence = 'u' AS is_unlogged,
+    c.relrowsecurity AS has_row_security,
+    greatest(c.reltuples, 0)::bigint AS rows_estimate,
+    coalesce(has_table_privilege(c.oid, 'SELECT'), false) AS can_select,
+    coalesce(has_table_privilege(c.oid, 'INSERT'), false) AS can_insert,
+    pg_has_role(c.relowner, 'USAGE') AS is_owned,
+    coalesce(row_security_active(c.oid), false) AS hides_rows
+FROM unnest($1::text[], $2::text[]) AS wanted (schema_name, table_name)
+LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = wanted.schema_name
+LEFT JOIN pg_catalog.pg_class AS c
+    ON c.relnamespace = n.oid AND c.relname = wanted.table_name AND c.relkind NOT IN ('i', 'I', 't');
+
+-- name: find_similar_tables
+-- Tables whose names could have been meant.
+-- $1: a name.
+SELECT
+    n.nspname AS schema_name,
+    c.relname AS table_name
+FROM pg_catalog.pg_class AS c
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE
+    c.relkind IN ('r', 'p')
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'ordermigrate')
+    AND lower(c.relname) = lower($1::text)
+ORDER BY 1, 2
+LIMIT 5;
+
+-- name: read_columns
+-- Columns of the given tables. Below a domain lies the type that decides how a value travels;
+-- a type that carries OIDs in its binary form (reg*, composites, arrays of user types) does not
+-- travel in binary.
+-- $1: table oids.
+WITH RECURSIVE below (top, oid) AS (
+    SELECT DISTINCT
+        a.atttypid,
+        a.atttypid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT
+        b.top,
+        t.typbasetype
+    FROM below AS b
+    INNER JOIN pg_catalog.pg_type AS t ON t.oid = b.oid
+    WHERE t.typtype = 'd'
+)
+
+SELECT
+    a.attrelid::bigint AS table_oid,
+    a.attname AS name,
+    a.attnum::integer AS position,
+    format_type(a.atttypid, a.atttypmod) AS type_name,
+    format_type(base.oid, NULL) AS base_type,
+    a.atttypid < 16384 AS is_builtin,
+    base.typtype = 'e' AS is_enum,
+    (
+        base.typtype = 'e'
+        OR (
+            base.oid < 16384
+            AND base.typtype IN ('b', 'r', 'm')
+            AND base.typsend <> 0
+            AND base.typreceive <> 0
+            AND base.typelem < 16384
+            AND base.typname !~ '^_?reg'
+        )
+    ) AS is_binary_safe,
+    a.attnotnull OR top_type.typnotnull AS is_not_null,
+    a.atthasdef AND a.attgenerated = '' AS has_default,
+    a.attidentity::text AS identity,
+    a.attgenerated::text AS generated,
+    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation,
+    (
+        SELECT p.proname
+        FROM pg_catalog.pg_opclass AS oc
+        INNER JOIN pg_catalog.pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'hash'
+        INNER JOIN pg_catalog.pg_amproc AS ap
+            ON ap.amprocfamily = oc.opcfamily AND ap.amprocnum = 2
+            AND ap.amproclefttype = oc.opcintype AND ap.amprocrighttype = oc.opcintype
+        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = ap.amproc
+        WHERE oc.opcintype = base.oid AND oc.opcdefault AND base.oid < 16384
+    ) AS hash_function
+FROM pg_catalog.pg_attribute AS a
+INNER JOIN below AS b ON b.top = a.atttypid
+INNER JOIN pg_catalog.pg_type AS base ON base.oid = b.oid AND base.typtype <> 'd'
+INNER JOIN pg_catalog.pg_type AS top_type ON top_type.oid = a.atttypid
+WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attrelid, a.attnum;
+
+-- name: read_indexes
+-- Indexes of the given tables (a partitioned one's are the parents of its leaves'), with the
+-- constraints that they stand behind and what else depends on either.
+-- $1: table oids.
+SELECT
+    i.indrelid::bigint AS table_oid,
+    c.relname AS name,
+    CASE
+        WHEN c.relkind = 'I' THEN replace(
+            pg_get_indexdef(i.indexrelid),
+            format('INDEX %I ON ONLY ', c.relname),
+            format('INDEX %I ON ', c.relname)
+        )
+        ELSE pg_get_indexdef(i.indexrelid)
+    END AS definition,
+    i.indisunique AS is_unique,
+    i.indisprimary AS is_primary,
+    i.indisvalid AS is_valid,
+    i.indpred IS NOT NULL AS is_partial,
+    i.indisreplident AS is_replica_identity,
+    i.indisclustered AS is_clustered,
+    am.amname AS method,
+    coalesce(ts.spcname, '') AS tablespace,
+    obj_description(i.indexrelid, 'pg_class') AS comment,
+    k.conname AS constraint_name,
+    coalesce(k.contype::text, '') AS constraint_kind,
+    pg_get_constraintdef(k.oid) AS constraint_definition,
+    obj_description(k.oid, 'pg_constraint') AS constraint_comment,
+    coalesce(k.condeferrable, false) AS is_deferrable,
+    ARRAY(
+        SELECT a.attname::text
+        FROM unnest(i.indkey[0:i.indnkeyatts - 1]) WITH ORDINALITY AS key (attnum, place)
+        INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = key.attnum
+        ORDER BY key.place
+    ) AS column_names,
+    ARRAY(
+        SELECT DISTINCT pg_describe_object(d.classid, d.objid, d.objsubid)
+        FROM pg_catalog.pg_depend AS d
+        WHERE
+            d.deptype IN ('n', 'a')
+            AND (
+                (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = i.indexrelid)
+                OR (d.refclassid = 'pg_catalog.pg_constraint'::regclass AND d.refobjid = k.oid)
+            )
+    ) AS needed_by
+FROM pg_catalog.pg_index AS i
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+INNER JOIN pg_catalog.pg_am AS am ON am.oid = c.relam
+LEFT JOIN pg_catalog.pg_tablespace AS ts ON ts.oid = c.reltablespace
+LEFT JOIN pg_catalog.pg_constraint AS k ON k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x')
+WHERE
+    i.indrelid = ANY($1::bigint[]::oid[])
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS h WHERE h.inhrelid = i.indexrelid)
+ORDER BY i.indrelid, c.relname;
+
+-- name: read_checks
+-- CHECK constraints of the given tables.
+-- $1: table oids.
+SELECT
+    k.conrelid::bigint AS table_oid,
+    k.conname AS name,
+    pg_get_constraintdef(k.oid) AS definition,
+    k.convalidated AS is_validated,
+    NOT k.conislocal AS is_inherited
+FROM pg_catalog.pg_constraint AS k
+WHERE k.conrelid = ANY($1::bigint[]::oid[]) AND k.contype = 'c'
+ORDER BY k.conrelid, k.conname;
+
+-- name: read_foreign_keys
+-- Foreign keys that leave the given tables or arrive at them.
+-- $1: table oids.
+SELECT
+    k.conname AS name,
+    k.conrelid::bigint AS table_oid,
+    n.nspname AS schema_name,
+    c.relname AS table_name,
+    k.confrelid::bigint AS referenced_oid,
+    rn.nspname AS referenced_schema,
+    rc.relname AS referenced_name,
+    pg_get_constraintdef(k.oid) AS definition,
+    k.convalidated AS is_validated,
+    ARRAY(
+        SELECT a.attname::text
+        FROM unnest(k.conkey) WITH ORDINALITY AS key (attnum, place)
+        INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = key.attnum
+        ORDER BY key.place
+    ) AS column_names,
+    ARRAY(
+        SELECT a.attname::text
+        FROM unnest(k.confkey) WITH ORDINALITY AS key (attnum, place)
+        INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = k.confrelid AND a.attnum = key.attnum
+        ORDER BY key.place
+    ) AS referenced_columns
+FROM pg_catalog.pg_constraint AS k
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+INNER JOIN pg_catalog.pg_class AS rc ON rc.oid = k.confrelid
+INNER JOIN pg_catalog.pg_namespace AS rn ON rn.oid = rc.relnamespace
+WHERE
+    k.contype = 'f'
+    AND k.conparentid = 0
+    AND (k.conrelid = ANY($1::bigint[]::oid[]) OR k.confrelid = ANY($1::bigint[]::oid[]))
+ORDER BY k.conrelid, k.conname;
+
+-- name: read_triggers
+-- Triggers that users have made on the given tables; those of foreign keys and partitions' clones
+-- are not among them. The version changes with every change of the row.
+-- $1: table oids.
+SELECT
+    t.tgrelid::bigint AS table_oid,
+    t.oid::bigint AS oid,
+    t.xmin::text AS version,
+    t.tgname AS name,
+    t.tgenabled::text AS enabled,
+    pg_get_triggerdef(t.oid) AS definition,
+    t.tgfoid::regprocedure::text AS function
+FROM pg_catalog.pg_trigger AS t
+WHERE t.tgrelid = ANY($1::bigint[]::oid[]) AND NOT t.tgisinternal AND t.tgparentid = 0
+ORDER BY t.tgrelid, t.tgname;
+
+-- name: read_sequences
+-- Sequences that columns own (serial, identity) or that their defaults draw from.
+-- $1: table oids.
+SELECT DISTINCT
+    a.attrelid::bigint AS table_oid,
+    a.attname AS column_name,
+    n.nspname AS schema_name,
+    c.relname AS sequence_name,
+    CASE WHEN has_sequence_privilege(c.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(c.oid) END
+        AS last_value,
+    s.seqincrement AS increment
+FROM pg_catalog.pg_attribute AS a
+LEFT JOIN pg_catalog.pg_attrdef AS ad ON ad.adrelid = a.attrelid AND ad.adnum = a.attnum
+INNER JOIN pg_catalog.pg_depend AS d
+    ON (
+        d.classid = 'pg_catalog.pg_class'::regclass
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass
+        AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype IN ('a', 'i')
+    )
+    OR (
+        d.classid = 'pg_catalog.pg_attrdef'::regclass
+        AND d.objid = ad.oid
+        AND d.refclassid = 'pg_catalog.pg_class'::regclass
+    )
+INNER JOIN pg_catalog.pg_class AS c
+    ON c.relkind = 'S'
+    AND c.oid = CASE WHEN d.classid = 'pg_catalog.pg_class'::regclass THEN d.objid ELSE d.refobjid END
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+INNER JOIN pg_catalog.pg_sequence AS s ON s.seqrelid = c.oid
+WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY 1, 2;
+
+-- name: read_leaves
+-- The given tables and all that inherits from them, with their files. A partitioned table has no
+-- file of its own and is left out; a foreign table is listed, to be refused.
+-- $1: table oids.
+WITH RECURSIVE tree (root, oid) AS (
+    SELECT
+        listed.oid,
+        listed.oid
+    FROM unnest($1::bigint[]::oid[]) AS listed (oid)
+    UNION
+    SELECT
+        t.root,
+        h.inhrelid
+    FROM tree AS t
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_class AS child ON child.oid = h.inhrelid AND child.relkind <> 'I'
+)
+
+SELECT
+    t.root::bigint AS table_oid,
+    c.oid::bigint AS oid,
+    c.relkind::text AS kind,
+    n.nspname AS schema_name,
+    c.relname AS table_name,
+    pg_relation_filenode(c.oid)::bigint AS filenode,
+    CASE
+        WHEN c.relkind = 'r'
+            THEN pg_relation_size(c.oid, 'main') / current_setting('block_size')::bigint
+        ELSE 0
+    END AS blocks,
+    pg_get_expr(c.relpartbound, c.oid) AS bound,
+    coalesce(am.amname, '') AS access_method
+FROM tree AS t
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_catalog.pg_am AS am ON am.oid = c.relam
+WHERE c.relkind <> 'p'
+ORDER BY t.root, c.oid;
+
+-- name: read_filenode
+-- The file that a leaf has right now: the catalog's newest word, whatever the snapshot.
+-- $1: the leaf's oid.
+SELECT pg_relation_filenode($1::bigint::oid)::bigint AS filenode;
+
+-- name: lock_against_rewrites
+-- Keep rewrites and changes of definition away for this transaction. It takes no snapshot, so a
+-- snapshot taken next is one that no rewrite can have overtaken.
+LOCK TABLE {tables} IN ACCESS SHARE MODE;
+
+-- name: see_waiting_rewriters
+-- Sessions that wait for an ACCESS EXCLUSIVE lock on the family behind one of ours.
+-- $1: oids of the family's tables and leaves, $2: our backends' process ids.
+SELECT
+    l.pid,
+    l.relation::regclass::text AS relation,
+    coalesce(left(regexp_replace(a.query, '\s+', ' ', 'g'), 80), '') AS query
+FROM pg_catalog.pg_locks AS l
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+WHERE
+    l.locktype = 'relation'
+    AND l.mode = 'AccessExclusiveLock'
+    AND NOT l.granted
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = ANY($1::bigint[]::oid[])
+    AND pg_blocking_pids(l.pid) && $2::integer[];
+
+-- name: see_lock_holders
+-- Who holds locks on these tables that writing takes, or stronger ones, and for how long.
+-- $1: oids of the family's tables and leaves, $2: our backends' process ids.
+SELECT
+    l.pid,
+    l.relation::regclass::text AS relation,
+    l.mode,
+    coalesce(a.application_name, '') AS application_name,
+    coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_seconds
+FROM pg_catalog.pg_locks AS l
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+WHERE
+    l.locktype = 'relation'
+    AND l.granted
+    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = ANY($1::bigint[]::oid[])
+    AND l.pid <> ALL($2::integer[])
+ORDER BY age_seconds DESC;

@@ -1,0 +1,61 @@
+-- name: drop_constraint
+-- Drop a constraint whose definition is on record.
+ALTER TABLE {table} DROP CONSTRAINT {name};
+
+-- name: drop_index
+-- Drop an index whose definition is on record.
+DROP INDEX {index};
+
+-- name: find_index
+-- Whether an index of this name is there and usable.
+-- $1: schema, $2: name.
+SELECT i.indisvalid AS is_valid
+FROM pg_catalog.pg_class AS c
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+INNER JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid
+WHERE n.nspname = $1::text AND c.relname = $2::text;
+
+-- name: find_constraint
+-- Whether a table has a constraint of this name.
+-- $1: schema, $2: table, $3: constraint.
+SELECT k.oid::bigint AS oid
+FROM pg_catalog.pg_constraint AS k
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1::text AND c.relname = $2::text AND k.conname = $3::text;
+
+-- name: attach_primary_key
+-- Make a unique index the primary key.
+ALTER TABLE {table} ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {index};
+
+-- name: attach_unique
+-- Put a unique constraint in front of a unique index.
+ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {index};
+
+-- name: add_constraint
+-- Bring a constraint back by its recorded definition.
+ALTER TABLE {table} ADD CONSTRAINT {name} {definition};
+
+-- name: set_replica_identity
+-- Let the index identify rows in logical replication again.
+ALTER TABLE {table} REPLICA IDENTITY USING INDEX {index};
+
+-- name: set_clustered
+-- Remember the index as the one that CLUSTER uses.
+ALTER TABLE {table} CLUSTER ON {index};
+
+-- name: comment_on_index
+-- Bring an index's comment back.
+COMMENT ON INDEX {index} IS {comment};
+
+-- name: comment_on_constraint
+-- Bring a constraint's comment back.
+COMMENT ON CONSTRAINT {name} ON {table} IS {comment};
+
+-- name: disable_trigger
+-- Keep a user's trigger from firing on rows that are copied: it fired on the source already.
+ALTER TABLE {table} DISABLE TRIGGER {name};
+
+-- name: analyze
+-- Give the planner fresh statistics.
+ANALYZE {table};

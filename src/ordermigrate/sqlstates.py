@@ -1,0 +1,110 @@
+"""What PostgreSQL's error codes mean to us: one table, used for both drivers.
+
+The codes are those of the manual's appendix A. A code decides, never the text of a message:
+servers speak many languages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ordermigrate.errors import OrdermigrateError, Refused, Unavailable, UsageError
+from ordermigrate.model import Side
+
+TRANSIENT = frozenset(
+    {
+        "08000",  # connection_exception
+        "08001",  # sqlclient_unable_to_establish_sqlconnection
+        "08003",  # connection_does_not_exist
+        "08004",  # sqlserver_rejected_establishment_of_sqlconnection
+        "08006",  # connection_failure
+        "25P03",  # idle_in_transaction_session_timeout
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
+        "53300",  # too_many_connections
+        "57P01",  # admin_shutdown
+        "57P02",  # crash_shutdown
+        "57P03",  # cannot_connect_now
+        "57P05",  # idle_session_timeout
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerError:
+    """The parts of an error report that we use; empty where the server said nothing."""
+
+    sqlstate: str
+    message: str
+    detail: str = ""
+    hint: str = ""
+    where: str = ""
+
+
+class ConnectionLost(Unavailable):
+    """The connection broke, or the server asks to try again: worth another try."""
+
+
+def to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: PLR0911  a table
+    """Return our error for what the server of one side reported."""
+    state, text = said.sqlstate, said.message.strip().rstrip(".")
+    quoted = f"{text} (SQLSTATE {state})" if state else text
+    if not state or state in TRANSIENT or state.startswith("08"):
+        return ConnectionLost(
+            f"The {side}'s database is not available: {quoted}",
+            todo="Run the same command again when it is; it goes on where it stopped",
+        )
+    if state in {"28P01", "28000"}:
+        return UsageError(
+            f"The {side} does not let us in: {quoted}",
+            wanted="A user and password that it accepts",
+            todo=f"Check the {side}'s DSN, its password file and pg_hba.conf",
+        )
+    if state == "3D000":
+        return UsageError(
+            f"The {side}'s server has no such database: {quoted}",
+            todo=f"Create it, or correct the {side}'s DSN",
+        )
+    if state == "42501":
+        return Refused(
+            f"The {side} denies us a right: {quoted}",
+            wanted="The rights of the tables' owner, and CREATE on the database",
+            todo="Grant what the message names, or connect as the tables' owner",
+        )
+    if state in {"53100", "53200", "53400", "58030"}:
+        return Unavailable(
+            f"The {side}'s server has run out of room: {quoted}",
+            wanted="Disk and memory for the tables, their indexes and the write-ahead log",
+            todo="Make room and run the same command again; it goes on where it stopped",
+        )
+    if state == "55P03":
+        return Unavailable(
+            f"A lock on the {side} could not be had in time: {quoted}",
+            todo="Look for the session that holds it in pg_locks; then run the command again",
+        )
+    if state == "57014":
+        return Unavailable(
+            f"The {side} cancelled a statement of ours: {quoted}",
+            todo="Raise limits.<side>.statement_timeout_seconds if the server is merely slow; "
+            "then run the command again",
+        )
+    if state in {"42P01", "42703", "3F000", "42704"}:
+        return Refused(
+            f"Something that was there before is missing on the {side}: {quoted}",
+            wanted="Tables and columns as they were when the migration was prepared",
+            todo="Undo the change of the schema, or adapt the configuration and prepare again",
+        )
+    if state[:2] in {"22", "23"}:
+        return Refused(
+            f"The {side} cannot take or give a value: {quoted}"
+            + (f". {said.detail.rstrip('.')}" if said.detail else "")
+            + (f" [{said.where.splitlines()[0]}]" if said.where else ""),
+            wanted="Columns and constraints on the service that every row of the monolith fits",
+            todo="Adapt the service's column or constraint, correct the row, or map the column "
+            "under [tables.columns]",
+        )
+    return OrdermigrateError(
+        f"The {side} reported an error that was not expected: {quoted}"
+        + (f". {said.detail.rstrip('.')}" if said.detail else ""),
+        todo="Report this as a bug, with the command that led to it",
+    )

@@ -1,0 +1,175 @@
+"""Whether the source is being written to: what a copy without capture has to know.
+
+Two observers with different blind spots. Before the copy, locks and the server's write counters
+show who is at work (counters come late, so this cannot prove silence). After it, the rows
+themselves are asked: each carries the transaction that wrote it, so counting all rows, and those
+that the copy's snapshot could not see, tells any insert, update or delete since.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from psycopg import sql
+
+from ordermigrate import catalog, queries
+from ordermigrate.db import Session
+from ordermigrate.model import TableMap
+
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Write counters of one table with all its leaves, and its range of keys."""
+
+    inserted: int
+    updated: int
+    deleted: int
+    smallest_key: str | None
+    greatest_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stillness:
+    """What the rows of a table say about writes since a snapshot."""
+
+    table: str
+    rows_now: int
+    rows_newer: int
+    rows_copied: int
+
+    @property
+    def is_still(self) -> bool:
+        """Whether the table's visible rows are the very ones that were copied."""
+        return self.rows_newer == 0 and self.rows_now == self.rows_copied
+
+    def describe(self) -> str:
+        """Say what was found, in one sentence."""
+        if self.is_still:
+            return (
+                f"{self.table}: {self.rows_now:,} rows, none written since the copy's snapshot"
+            )
+        said = [f"{self.rows_newer:,} rows were inserted or updated"] if self.rows_newer else []
+        gone = self.rows_copied - (self.rows_now - self.rows_newer)
+        if gone:
+            said.append(f"{gone:,} row versions that were copied are gone (deleted or updated)")
+        return f"{self.table}: " + ", ".join(said)
+
+
+def _leaf_oids(table: TableMap) -> list[int]:
+    return sorted({table.source.oid, *(leaf.oid for leaf in table.source.leaves)})
+
+
+async def read_counters(session: Session, tables: Sequence[TableMap]) -> dict[str, Counters]:
+    """Return the write counters and key ranges of the source's tables, by name."""
+    found: dict[str, Counters] = {}
+    for table in tables:
+        row = await session.fetch_one("writes", "read_counters", _leaf_oids(table))
+        found[table.label] = Counters(
+            row.inserted, row.updated, row.deleted, *await _read_key_range(session, table)
+        )
+    return found
+
+
+async def _read_key_range(session: Session, table: TableMap) -> tuple[str | None, str | None]:
+    key = [sql.Identifier(name) for name in table.source.primary_key]
+    row = await session.fetch_one(
+        "writes",
+        "read_key_range",
+        table=table.source.name.sql,
+        alias=sql.Identifier(table.source.name.name),
+        key=sql.SQL(", ").join(key),
+        ascending=sql.SQL(", ").join(key),
+        descending=sql.SQL(", ").join(sql.SQL("{} DESC").format(each) for each in key),
+    )
+    return row.smallest, row.greatest
+
+
+def explain_counters(before: dict[str, Counters], after: dict[str, Counters]) -> list[str]:
+    """Say in sentences which counters and key ranges have moved; empty where none has."""
+    said: list[str] = []
+    for name, old in before.items():
+        new = after[name]
+        moved = [
+            f"{getattr(new, what) - getattr(old, what):+,} {what}"
+            for what in ("inserted", "updated", "deleted")
+            if getattr(new, what) != getattr(old, what)
+        ]
+        if moved:
+            said.append(f"{name}: write counters moved by {', '.join(moved)}")
+        for what in ("smallest_key", "greatest_key"):
+            if getattr(new, what) != getattr(old, what):
+                said.append(
+                    f"{name}: its {what.replace('_', ' ')} went from {getattr(old, what)} "
+                    f"to {getattr(new, what)}"
+                )
+    return said
+
+
+def to_json(counters: dict[str, Counters]) -> dict[str, dict[str, object]]:
+    """Return counters as the ledger keeps them."""
+    return {name: asdict(each) for name, each in counters.items()}
+
+
+def from_json(kept: dict[str, dict[str, object]]) -> dict[str, Counters]:
+    """Return counters as the ledger has kept them."""
+    return {name: Counters(**each) for name, each in kept.items()}  # type: ignore[arg-type]
+
+
+async def watch(session: Session, tables: Sequence[TableMap], seconds: float) -> list[str]:
+    """Look for signs of writing for so many seconds, and return the first that are seen.
+
+    An empty list means that none was seen, not that there is none.
+    """
+    oids = sorted({oid for table in tables for oid in _leaf_oids(table)})
+    before = await read_counters(session, tables)
+    end = time.monotonic() + seconds
+    while True:
+        holders = await session.fetch_all("catalog", "see_lock_holders", oids, [session.pid])
+        if holders:
+            return [
+                f"backend {row.pid}{f' ({row.application_name})' if row.application_name else ''} "
+                f"holds {row.mode} on {row.relation} since {row.age_seconds:.1f} s"
+                for row in holders
+            ]
+        moved = explain_counters(before, await read_counters(session, tables))
+        if moved or time.monotonic() >= end:
+            return moved
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def check_stillness(
+    session: Session, tables: Sequence[TableMap], snapshot: str, copied: dict[str, int] | None
+) -> list[Stillness]:
+    """Ask the rows themselves whether anything was written since `snapshot`.
+
+    Args:
+        session: A control session on the source.
+        tables: The family.
+        snapshot: `pg_current_snapshot()` of the copy's first attempt.
+        copied: Rows copied per table; None while the copy is not complete, when only newer
+            rows can be told.
+
+    A row written under a savepoint by a transaction that was open at the snapshot counts as old,
+    but then it is one more than was copied.
+    """
+    found: list[Stillness] = []
+    async with session.transaction(is_snapshot=True):
+        await catalog.lock_against_rewrites(session, [table.source.name for table in tables])
+        await session.run("SET LOCAL statement_timeout = 0")
+        for table in tables:
+            statement = queries.compose(
+                "writes",
+                "count_newer_rows",
+                table=table.source.name.sql,
+                alias=sql.Identifier(table.source.name.name),
+                where=sql.SQL(table.where),  # type: ignore[arg-type]
+            )
+            row = (await session.run_long(statement, snapshot))[0]
+            was = row.all_rows - row.newer_rows if copied is None else copied[table.label]
+            found.append(Stillness(table.label, row.all_rows, row.newer_rows, was))
+    return found
