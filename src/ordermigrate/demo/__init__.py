@@ -1,0 +1,1 @@
+"""Two real PostgreSQL servers, a monolith under live traffic, the whole story told on them."""
