@@ -17,13 +17,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import asyncpg
 from psycopg import sql
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
 from ordermigrate import catalog, db, ledger, queries, sessions, streams
+from ordermigrate.catalog import GaveWay
 from ordermigrate.config import Config
 from ordermigrate.db import Session
 from ordermigrate.errors import Refused
@@ -36,16 +37,15 @@ from ordermigrate.progress import (
     Reporter,
     RowsCopied,
     SnapshotTaken,
-    Waiting,
 )
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.together import run_together
 
-WATCH_SECONDS = 0.25
 BLOCK_BYTES = 8192
+_TOO_OLD = "the snapshot has reached limits.max_snapshot_age_minutes"
 
 
-class AttemptOver(Exception):  # noqa: N818  a reason to go on under a new snapshot, not an error
+class AttemptOver(Exception):
     """An attempt has to end, and another can go on."""
 
 
@@ -114,7 +114,7 @@ def split_blocks(blocks: int, chunk_blocks: int) -> Iterator[tuple[int, int | No
 def chunk_query(table: TableMap, leaf: str, first_block: int, end_block: int | None) -> str:
     """Return the SELECT that reads a range of blocks of one leaf (a TID range scan)."""
     expressions = sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(sql.SQL(pair.expression), sql.Identifier(pair.name))  # type: ignore[arg-type]
+        sql.SQL("{} AS {}").format(sql.SQL(pair.expression), sql.Identifier(pair.name))
         for pair in table.pairs
     )
     alias = sql.Identifier(table.source.name.name)
@@ -123,7 +123,7 @@ def chunk_query(table: TableMap, leaf: str, first_block: int, end_block: int | N
         bounds += sql.SQL(" AND {}.ctid < {}::tid").format(alias, sql.Literal(f"({end_block},0)"))
     return (
         sql.SQL("SELECT {} FROM ONLY {} AS {} WHERE {} AND ({})")
-        .format(expressions, sql.SQL(leaf), alias, bounds, sql.SQL(table.where))  # type: ignore[arg-type]
+        .format(expressions, sql.SQL(leaf), alias, bounds, sql.SQL(table.where))
         .as_string(None)
     )
 
@@ -140,7 +140,7 @@ async def load(job: Job, reporter: Reporter) -> RowsCopied:
     progress = _Progress()
     deadline = job.config.limits.retry_deadline_seconds
     policy = AsyncRetrying(
-        retry=retry_if_exception_type((ConnectionLost, AttemptOver)),
+        retry=retry_if_exception_type((ConnectionLost, GaveWay, AttemptOver)),
         stop=lambda _: time.monotonic() - progress.last > deadline,
         wait=wait_exponential_jitter(initial=0.1, max=2.0),
         reraise=True,
@@ -149,7 +149,7 @@ async def load(job: Job, reporter: Reporter) -> RowsCopied:
         async for attempt in policy:
             with attempt:
                 await _run_attempt(job, progress, reporter)
-    except AttemptOver as over:
+    except (AttemptOver, GaveWay) as over:
         raise Refused(
             f"No chunk could be copied for {deadline:g} s: {over}",
             todo="Wait until the schema change or rewrite is over, or raise "
@@ -214,7 +214,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
             )
             try:
                 await _copy_chunks(attempt)
-            except (ConnectionLost, AttemptOver) as over:
+            except (ConnectionLost, GaveWay, AttemptOver) as over:
                 reporter.report(AttemptEnded(number, str(over)))
                 with contextlib.suppress(ConnectionLost):
                     await ledger.end_attempt(book, number, str(over))
@@ -291,34 +291,19 @@ async def _copy_chunks(attempt: _Attempt) -> None:
     workers = max(1, min(attempt.job.config.limits.workers, len(attempt.chunks)))
     await run_together(
         *(_work(attempt, number) for number in range(1, workers + 1)),
-        beside=[_give_way(attempt)],
+        beside=[
+            catalog.watch_for_rewriters(attempt.watcher, attempt.job.oids, attempt.pids),
+            _keep_age(attempt),
+        ],
     )
     if attempt.chunks:
-        message = "the snapshot has reached limits.max_snapshot_age_minutes"
-        raise AttemptOver(message)
+        raise AttemptOver(_TOO_OLD)
 
 
-async def _give_way(attempt: _Attempt) -> None:
-    """End the attempt when an ACCESS EXCLUSIVE lock waits for us, or when it has grown too old.
-
-    Behind such a lock the whole application would queue.
-    """
-    oids = attempt.job.oids
-    while time.monotonic() < attempt.deadline:
-        waiting = await attempt.watcher.fetch_all(
-            "catalog", "see_waiting_rewriters", oids, attempt.pids
-        )
-        if waiting:
-            who = waiting[0]
-            message = (
-                f"gave way to backend {who.pid}, which waits for an exclusive lock on "
-                f"{who.relation} ({who.query})"
-            )
-            attempt.reporter.report(Waiting(message))
-            raise AttemptOver(message)
-        await asyncio.sleep(WATCH_SECONDS)
-    message = "the snapshot has reached limits.max_snapshot_age_minutes"
-    raise AttemptOver(message)
+async def _keep_age(attempt: _Attempt) -> NoReturn:
+    """End the attempt when its snapshot has grown too old."""
+    await asyncio.sleep(max(0.0, attempt.deadline - time.monotonic()))
+    raise AttemptOver(_TOO_OLD)
 
 
 async def _work(attempt: _Attempt, number: int) -> None:
@@ -354,9 +339,7 @@ async def _work(attempt: _Attempt, number: int) -> None:
             target.terminate()
 
 
-async def _open_stream(
-    attempt: _Attempt, like: Session, number: int
-) -> asyncpg.Connection[Any]:
+async def _open_stream(attempt: _Attempt, like: Session, number: int) -> asyncpg.Connection[Any]:
     """Open a stream's connection to where a session is, and prove that it is the same database."""
     route = replace(
         like.route,
@@ -409,18 +392,18 @@ async def _copy_chunk(
         message = f"{chunk.leaf_name} was rewritten while it was being copied"
         raise AttemptOver(message)
     leaf = attempt.leaves[chunk.leaf_oid]
-    query = chunk_query(
-        table, leaf.name.sql.as_string(None), chunk.first_block, chunk.end_block
-    )
+    query = chunk_query(table, leaf.name.sql.as_string(None), chunk.first_block, chunk.end_block)
     with streams.translated(job.source.other):
-        await target.execute("BEGIN")
-        # Locked until commit: a worker whose connection was lost, but whose backend still
-        # commits, cannot be overtaken by its successor.
-        claimed = await target.fetchval(queries.get("ledger", "claim_chunk"), chunk.chunk_id)
-        if claimed is None:
-            await target.execute("ROLLBACK")
-            attempt.reporter.report(ChunkFound(chunk.table_name, chunk.chunk_id))
-            return
+        async with asyncio.timeout(stall_seconds):
+            await target.execute("BEGIN")
+            # Locked until commit: a worker whose connection was lost, but whose backend still
+            # commits, cannot be overtaken by its successor.
+            claimed = await target.fetchval(queries.get("ledger", "claim_chunk"), chunk.chunk_id)
+            if claimed is None:
+                await target.execute("ROLLBACK")
+    if claimed is None:
+        attempt.reporter.report(ChunkFound(chunk.table_name, chunk.chunk_id))
+        return
     moved = await streams.pipe(
         source,
         query,

@@ -6,29 +6,33 @@ rest of the transaction. Only names and definitions leave this module, never row
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from psycopg import sql
 
 from ordermigrate.db import Session
-from ordermigrate.errors import Refused, UsageError
+from ordermigrate.errors import Refused, Unavailable, UsageError
 from ordermigrate.model import (
     Check,
     Column,
     ForeignKey,
     Index,
     Leaf,
-    Sequence as OwnedSequence,
     Table,
     TableName,
     Trigger,
 )
+from ordermigrate.model import (
+    Sequence as OwnedSequence,
+)
 
+WATCH_SECONDS = 0.25
 _KINDS = {
     "v": "a view",
     "m": "a materialized view",
@@ -87,8 +91,7 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
             similar = await session.fetch_all("catalog", "find_similar_tables", name.name)
             near = ", ".join(str(TableName(row.schema_name, row.table_name)) for row in similar)
             raise UsageError(
-                f"There is no table {name} on the {side}"
-                + (f"; there is {near}" if near else ""),
+                f"There is no table {name} on the {side}" + (f"; there is {near}" if near else ""),
                 wanted=f"Every table under [[tables]] exists on the {side}",
                 todo="Correct its name; capitals and spaces need double quotes inside the string",
             )
@@ -245,6 +248,40 @@ def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_le
             todo="Detach it, or move its rows into a table first",
         )
     return Leaf(row.oid, name, row.filenode, row.blocks, row.bound, row.access_method)
+
+
+class GaveWay(Unavailable):
+    """A transaction of ours ended early so that somebody's ALTER TABLE need not wait for it."""
+
+
+async def watch_for_rewriters(
+    watcher: Session, oids: Sequence[int], pids: Sequence[int]
+) -> NoReturn:
+    """Look for ACCESS EXCLUSIVE locks that wait behind backends of ours, until there is one.
+
+    Behind such a lock the whole application would queue, so we are the ones to go.
+
+    Args:
+        watcher: A session on the source that does nothing else meanwhile.
+        oids: The family's tables and leaves.
+        pids: Our backends that read them; may grow while this runs.
+
+    Raises:
+        GaveWay: Somebody waits.
+
+    """
+    while True:
+        waiting = await watcher.fetch_all(
+            "catalog", "see_waiting_rewriters", list(oids), list(pids)
+        )
+        if waiting:
+            who = waiting[0]
+            raise GaveWay(
+                f"Gave way to backend {who.pid} on the {watcher.side}, which waits for an "
+                f"exclusive lock on {who.relation} ({who.query})",
+                todo="Run the same command again when that is over",
+            )
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 def describe_structure(table: Table) -> dict[str, Any]:

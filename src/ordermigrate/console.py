@@ -118,8 +118,6 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             return f"{table}: {leaf} was rewritten; its {rows:,} copied rows are copied again"
         case events.AttemptEnded(attempt=attempt, reason=reason):
             return f"attempt {attempt} ended: {reason}; going on under a new snapshot"
-        case events.Waiting(reason=reason):
-            return f"waiting: {reason}"
         case events.RowsCopied(rows=rows, bytes=size, seconds=seconds):
             rate = rows / max(seconds, 1e-6)
             return (
@@ -240,9 +238,7 @@ class LiveReporter:
         if line := describe_event(event):
             self._console.print(f"[dim]{escape(line)}[/]")
 
-    def _draw(
-        self, what: str, completed: int | None, total: int | None, figures: str = ""
-    ) -> None:
+    def _draw(self, what: str, completed: int | None, total: int | None, figures: str = "") -> None:
         self._progress.update(
             self._task,
             description=escape(what),
@@ -255,7 +251,11 @@ class LiveReporter:
 def make_reporter() -> PlainReporter | LiveReporter:
     """Return the reporter that fits where stderr leads."""
     console = Console(stderr=True, highlight=False)
-    return LiveReporter(console) if console.is_terminal and not console.is_dumb_terminal else PlainReporter()
+    return (
+        LiveReporter(console)
+        if console.is_terminal and not console.is_dumb_terminal
+        else PlainReporter()
+    )
 
 
 def show_lines(lines: Iterable[str]) -> None:

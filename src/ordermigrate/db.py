@@ -10,16 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from typing import Any, LiteralString, TypeVar, cast
+from typing import Any, TypeVar
 
 import asyncpg
 import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import namedtuple_row
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
 
 from ordermigrate import queries, sessions, streams
 from ordermigrate.config import Config, Limits
@@ -27,6 +34,7 @@ from ordermigrate.errors import OrdermigrateError, Refused, UsageError
 from ordermigrate.model import Identity, Side
 from ordermigrate.sqlstates import ConnectionLost, ServerError, to_error
 
+FIRST_SECONDS = 10.0
 _GRACE_SECONDS = 5.0
 _T = TypeVar("_T")
 
@@ -45,7 +53,7 @@ def retrying(deadline_seconds: float) -> AsyncRetrying:
 
 
 def check_dsn(side: Side, dsn: str) -> None:
-    """Raise `UsageError` unless `dsn` is a libpq URI or keyword string; its text is not repeated."""
+    """Raise `UsageError`, without repeating its text, unless libpq can parse `dsn`."""
     try:
         conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
@@ -126,15 +134,30 @@ class Session:
         """Run several statements that take no parameters, such as a family's DDL."""
         with translated(self.side):
             async with asyncio.timeout(self._timeout_seconds):
-                await psycopg.AsyncClientCursor(self._connection).execute(
-                    cast("LiteralString", script)
-                )
+                await psycopg.AsyncClientCursor(self._connection).execute(script)
 
     async def _execute(self, statement: str, values: Sequence[object]) -> list[Any]:
+        task = asyncio.ensure_future(self._execute_now(statement, values))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # psycopg asks the server to cancel, and then waits for its answer without a limit.
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            if not done:
+                self.abort()
+                await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            raise
+
+    def abort(self) -> None:
+        """Cut the connection under whatever is waiting on it; the server rolls back."""
+        descriptor = self._connection.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as duplicate, contextlib.suppress(OSError):
+            duplicate.shutdown(socket.SHUT_RDWR)
+
+    async def _execute_now(self, statement: str, values: Sequence[object]) -> list[Any]:
         with translated(self.side):
-            cursor = await self._connection.execute(
-                cast("LiteralString", statement), values or None
-            )
+            cursor = await self._connection.execute(statement, values or None)
             return await cursor.fetchall() if cursor.description else []
 
     @contextlib.asynccontextmanager
@@ -144,6 +167,10 @@ class Session:
         await self.run(begin)
         try:
             yield
+        except (asyncio.CancelledError, ConnectionLost):
+            # Closing rolls back as well, and does not wait for a server that may have stalled.
+            await self.close()
+            raise
         except BaseException:
             with contextlib.suppress(OrdermigrateError):
                 await self.run("ROLLBACK")
@@ -161,9 +188,7 @@ class Session:
             await self._connection.close()
 
 
-async def outlive(
-    work: Awaitable[_T], route: streams.Route, pid: int, stall_seconds: float
-) -> _T:
+async def outlive(work: Awaitable[_T], route: streams.Route, pid: int, stall_seconds: float) -> _T:
     """Wait for a long statement, and look every `stall_seconds` whether its backend still runs.
 
     Raises:
@@ -216,13 +241,15 @@ def translated(side: Side) -> Iterator[None]:
         raise to_error(side, said) from error
 
 
-async def connect(config: Config, side: Side, command: str) -> Session:
+async def connect(config: Config, side: Side, command: str, *, is_first: bool = False) -> Session:
     """Open a control session, trying again while the server cannot be reached.
 
     Args:
         config: Whose DSN and limits to use.
         side: Which database.
         command: The command's name, to be seen in pg_stat_activity.
+        is_first: Whether nothing has begun yet: then a wrong port is likelier than a restart,
+            and nobody should wait for long to learn of it.
 
     Raises:
         OrdermigrateError: By what the server says (see `sqlstates`), or with exit code 5 once
@@ -231,7 +258,8 @@ async def connect(config: Config, side: Side, command: str) -> Session:
     """
     dsn = config.dsn(side)
     check_dsn(side, dsn)
-    async for attempt in retrying(config.limits.retry_deadline_seconds):
+    deadline = config.limits.retry_deadline_seconds
+    async for attempt in retrying(min(deadline, FIRST_SECONDS) if is_first else deadline):
         with attempt:
             return await _connect_once(dsn, side, config.limits, f"ordermigrate {command}")
     message = "the retry policy ended without a result"
@@ -266,7 +294,9 @@ async def _connect_once(dsn: str, side: Side, limits: Limits, application_name: 
             todo="Check that the server is up and reachable, and the DSN's host and port",
         ) from None
     except psycopg.OperationalError as error:
-        raise await _diagnose(error, side, application_name, block.connect_timeout_seconds) from None
+        raise await _diagnose(
+            error, side, application_name, block.connect_timeout_seconds
+        ) from None
     route = _route_of(connection, side, settings, application_name, block.connect_timeout_seconds)
     try:
         async with asyncio.timeout(block.connect_timeout_seconds + _GRACE_SECONDS):
@@ -292,9 +322,13 @@ async def _settle(
         names, values = list(settings), list(settings.values())
         await connection.execute(sessions.SET, (names, values))
         await connection.execute(queries.get("sessions", "keep_commits_durable"))
+        with contextlib.suppress(psycopg.errors.InvalidParameterValue):
+            await connection.execute(queries.get("sessions", "notice_dead_clients"))
         rows = await (await connection.execute(sessions.READ, (names,))).fetchall()
         sessions.check(side, connection.info.backend_pid, rows)
-        found = await (await connection.execute(queries.get("sessions", "read_identity"))).fetchone()
+        found = await (
+            await connection.execute(queries.get("sessions", "read_identity"))
+        ).fetchone()
         control = await _read_control_file(connection)
     if found is None:
         message = "a SELECT without FROM gave no row"
@@ -387,6 +421,16 @@ async def _diagnose(
 
 
 @contextlib.asynccontextmanager
+async def opened(config: Config, side: Side, command: str) -> AsyncIterator[Session]:
+    """Open a control session for the length of a block (see `connect`)."""
+    session = await connect(config, side, command)
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+@contextlib.asynccontextmanager
 async def open_pair(config: Config, command: str) -> AsyncIterator[tuple[Session, Session]]:
     """Open control sessions on the monolith and on the service, two different databases.
 
@@ -398,9 +442,9 @@ async def open_pair(config: Config, command: str) -> AsyncIterator[tuple[Session
     for side in Side:
         check_dsn(side, config.dsn(side))
     async with contextlib.AsyncExitStack() as stack:
-        monolith = await connect(config, Side.MONOLITH, command)
+        monolith = await connect(config, Side.MONOLITH, command, is_first=True)
         stack.push_async_callback(monolith.close)
-        service = await connect(config, Side.SERVICE, command)
+        service = await connect(config, Side.SERVICE, command, is_first=True)
         stack.push_async_callback(service.close)
         if await is_same_database(monolith, service):
             raise UsageError(

@@ -146,7 +146,7 @@ def parts_query(view: View) -> str:
     digest, high, low = _halves(view)
     return (
         f"SELECT part, count(*) AS rows, sum({high})::text AS high, sum({low})::text AS low "  # noqa: S608
-        f"FROM (SELECT {view.part}::integer AS part, {digest} FROM {view.origin} OFFSET 0) AS image "
+        f"FROM (SELECT {view.part}::integer AS part, {digest} FROM {view.origin} OFFSET 0) AS i "
         "GROUP BY part"
     )
 
@@ -164,7 +164,7 @@ def rows_query(view: View) -> str:
 
 
 def columns_query(view: View) -> str:
-    """Return, for some keys (`$1`... one text array per key column), every column's text and image."""
+    """Return every column's text and image for some keys: `$1`… one text array per key column."""
     texts = ", ".join(f"({expression})::text" for _, expression in view.columns)
     images = ", ".join(f"md5({_image([expression])})" for _, expression in view.columns)
     keys = ", ".join(f"({expression})::text" for _, expression, _ in view.key)

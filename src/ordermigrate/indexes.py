@@ -47,7 +47,10 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 target, str(table.name), "trigger", trigger.name, catalog.recorded(trigger)
             )
             await target.fetch_all(
-                "indexes", "disable_trigger", table=table.name.sql, name=sql.Identifier(trigger.name)
+                "indexes",
+                "disable_trigger",
+                table=table.name.sql,
+                name=sql.Identifier(trigger.name),
             )
             done.append(f"trigger {trigger.name} on {table.name} is off until the service owns it")
         for key in table.foreign_keys_by_scope(family)["within"]:
@@ -82,8 +85,7 @@ async def drop_for_load(target: Session, maps: Iterable[TableMap]) -> list[Index
             )
             await _drop(target, table.name, index)
             names.append(index.name)
-        for name in await _drop_checks(target, each):
-            names.append(name)
+        names += await _drop_checks(target, each)
         if names:
             dropped.append(IndexesDropped(str(table.name), tuple(names)))
     return dropped
@@ -110,9 +112,7 @@ async def _drop_checks(target: Session, table: TableMap) -> list[str]:
         definition = catalog.recorded(check)
         if "NOT VALID" not in check.definition:
             definition["definition"] = check.definition + " NOT VALID"
-        await ledger.record_object(
-            target, str(table.target.name), "check", check.name, definition
-        )
+        await ledger.record_object(target, str(table.target.name), "check", check.name, definition)
         await target.fetch_all(
             "indexes",
             "drop_constraint",
@@ -230,10 +230,22 @@ async def _attach(session: Session, recorded: RecordedObject) -> None:
         )
         if there is None:
             built = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
-            if _is_attachable(definition) and built is not None and not await _is_parted(session, table):
-                block = "attach_primary_key" if definition["constraint_kind"] == "p" else "attach_unique"
+            if (
+                _is_attachable(definition)
+                and built is not None
+                and not await _is_parted(session, table)
+            ):
+                block = (
+                    "attach_primary_key"
+                    if definition["constraint_kind"] == "p"
+                    else "attach_unique"
+                )
                 await session.fetch_all(
-                    "indexes", block, table=table.sql, name=name, index=sql.Identifier(recorded.name)
+                    "indexes",
+                    block,
+                    table=table.sql,
+                    name=name,
+                    index=sql.Identifier(recorded.name),
                 )
             else:
                 if built is not None:
@@ -258,16 +270,14 @@ async def _is_parted(session: Session, table: TableName) -> bool:
     return found[0].kind == "p"
 
 
-def _add_constraint(
-    table: TableName, name: sql.Identifier, definition: dict[str, object]
-) -> str:
+def _add_constraint(table: TableName, name: sql.Identifier, definition: dict[str, object]) -> str:
     text = definition.get("constraint_definition") or definition["definition"]
     return queries.compose(
         "indexes",
         "add_constraint",
         table=table.sql,
         name=name,
-        definition=sql.SQL(str(text)),  # type: ignore[arg-type]
+        definition=sql.SQL(str(text)),
     )
 
 

@@ -7,18 +7,21 @@ password is never among them.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ordermigrate import phases
+from ordermigrate import phases, queries
 from ordermigrate.db import Session
 from ordermigrate.errors import Busy
-from ordermigrate.model import Identity, TableName
+from ordermigrate.model import Identity, Table, TableName
 from ordermigrate.phases import Phase
 
+OPERATOR_LOCK_SECONDS = 5.0
 _TABLES = (
     "create_run",
     "create_phase_change",
@@ -118,9 +121,7 @@ def describe_identity(identity: Identity) -> str:
     )
 
 
-async def install(
-    service: Session, run: str, version: str, monolith: Identity
-) -> None:
+async def install(service: Session, run: str, version: str, monolith: Identity) -> None:
     """Create the ledger's tables and its run, in the caller's transaction; safe to repeat."""
     for block in _TABLES:
         await service.fetch_all("ledger", block)
@@ -149,17 +150,22 @@ async def read_run(service: Session) -> Run | None:
 async def take_operator_lock(service: Session, run: str) -> None:
     """Keep other commands that change this migration out, for as long as the session lives.
 
+    A server takes a moment to notice that a killed command is gone, so its lock is waited for
+    that long.
+
     Raises:
         Busy: Another one is at work.
 
     """
-    row = await service.fetch_one("sessions", "try_operator_lock", run)
-    if not row.is_ours:
-        raise Busy(
-            f"Another ordermigrate command is at work on migration {run}",
-            wanted="One command at a time that changes it",
-            todo="Wait for it to end; `ordermigrate status` shows how far it is",
-        )
+    end = time.monotonic() + OPERATOR_LOCK_SECONDS
+    while not (await service.fetch_one("sessions", "try_operator_lock", run)).is_ours:
+        if time.monotonic() >= end:
+            raise Busy(
+                f"Another ordermigrate command is at work on migration {run}",
+                wanted="One command at a time that changes it",
+                todo="Wait for it to end; `ordermigrate status` shows how far it is",
+            )
+        await asyncio.sleep(0.25)
 
 
 async def change_phase(service: Session, run: Run, new: Phase, command: str) -> Run:
@@ -272,7 +278,10 @@ async def count_unknown_rows(service: Session, source: str, target: TableName) -
     numbers are zero exactly when the table holds what was copied, untouched. (A bulk load is
     young; transaction ids do not come round within it.)
     """
-    row = await service.fetch_one("ledger", "count_known_rows", source, table=target.sql)
+    async with service.transaction():
+        await service.set_local("statement_timeout", "0")
+        statement = queries.compose("ledger", "count_known_rows", table=target.sql)
+        row = (await service.run_long(statement, source))[0]
     totals = (await read_totals(service)).get(source)
     brought = totals.copied_rows if totals else 0
     return row.all_rows - row.known_rows, brought - row.known_rows
@@ -289,9 +298,7 @@ async def forget_leaf(service: Session, table: str, target: TableName, leaf_oid:
         await service.set_local("statement_timeout", "0")
         alone = await service.fetch_one("ledger", "is_alone", table, leaf_oid)
         copied = sum(
-            chunk.copied_rows
-            for chunk in await read_chunks(service)
-            if chunk.leaf_oid == leaf_oid
+            chunk.copied_rows for chunk in await read_chunks(service) if chunk.leaf_oid == leaf_oid
         )
         if alone.is_alone:
             await service.fetch_all("ledger", "truncate_target", table=target.sql)
@@ -301,10 +308,12 @@ async def forget_leaf(service: Session, table: str, target: TableName, leaf_oid:
     return copied
 
 
-async def forget_copy(service: Session, targets: Sequence[TableName]) -> None:
+async def forget_copy(service: Session, targets: Sequence[Table]) -> None:
     """Empty the targets and forget chunks and attempts, in the caller's transaction."""
     for target in targets:
-        await service.fetch_all("ledger", "truncate_target", table=target.sql)
+        # TRUNCATE refuses a table that foreign keys point at, even when no row does.
+        block = "delete_all_rows" if target.incoming_keys else "truncate_target"
+        await service.run_long(queries.compose("ledger", block, table=target.name.sql))
     await service.fetch_all("ledger", "forget_chunks")
     await service.fetch_all("ledger", "forget_attempts")
 
@@ -361,7 +370,10 @@ async def record_validation(
         )
         if rows:
             await service.fetch_all(
-                "ledger", "insert_differences", found.validation_id, *map(list, zip(*rows, strict=True))
+                "ledger",
+                "insert_differences",
+                found.validation_id,
+                *map(list, zip(*rows, strict=True)),
             )
     return int(found.validation_id)
 

@@ -118,9 +118,11 @@ def _pair_columns(
 ) -> tuple[list[ColumnPair], list[str]]:
     pairs: list[ColumnPair] = []
     notes: list[str] = []
-    for name in config.columns:
-        if target.column(name) is None:
-            findings.append(f"[tables.columns] maps {name}, but {target.name} has no such column")
+    findings.extend(
+        f"[tables.columns] maps {name}, but {target.name} has no such column"
+        for name in config.columns
+        if target.column(name) is None
+    )
     for column in target.columns:
         if column.generated:
             continue
@@ -173,7 +175,16 @@ def _mapped(column: Column, expression: str, *, is_frozen: bool) -> ColumnPair:
             is_frozen,
         )
     text = f"({expression})::text"
-    return ColumnPair(column.name, text, text, f"{name}::text", False, is_frozen)
+    return _textual(column, text, text, f"{name}::text", is_frozen=is_frozen)
+
+
+def _textual(
+    column: Column, expression: str, source: str, target: str, *, is_frozen: bool = False
+) -> ColumnPair:
+    """Return a pair whose values travel and are compared as text."""
+    return ColumnPair(
+        column.name, expression, source, target, is_binary_safe=False, is_frozen=is_frozen
+    )
 
 
 def _paired(origin: Column, column: Column) -> ColumnPair | None:
@@ -188,9 +199,9 @@ def _paired(origin: Column, column: Column) -> ColumnPair | None:
     if same_base and _fits(origin, column):
         return _mapped(column, name, is_frozen=False)
     if origin.base_type in textual and column.is_enum:
-        return ColumnPair(column.name, name, f"{name}::text", f"{name}::text", False)
+        return _textual(column, name, f"{name}::text", f"{name}::text")
     if origin.is_enum and column.base_type in textual and _fits(origin, column):
-        return ColumnPair(column.name, f"{name}::text", f"{name}::text", name, False)
+        return _textual(column, f"{name}::text", f"{name}::text", f"{name}::text")
     if column.base_type in _HOLDS.get(origin.base_type, frozenset()) and _fits(origin, column):
         return _mapped(column, name, is_frozen=False)
     return None
@@ -229,9 +240,7 @@ def _fits(origin: Column, column: Column) -> bool:
     return old is not None and new[0] >= old[0]
 
 
-def _find_key(
-    source: Table, pairs: Iterable[ColumnPair], findings: list[str]
-) -> tuple[str, ...]:
+def _find_key(source: Table, pairs: Iterable[ColumnPair], findings: list[str]) -> tuple[str, ...]:
     if not source.primary_key:
         findings.append(f"{source.name} on the monolith has no primary key to tell its rows apart")
         return ()

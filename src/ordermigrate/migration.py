@@ -26,13 +26,15 @@ from ordermigrate import (
     mapping,
     preflight,
     sides,
-    validate as validation,
     writes,
+)
+from ordermigrate import (
+    validate as validation,
 )
 from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
-from ordermigrate.digest import Algorithm
 from ordermigrate.db import Session
+from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
 from ordermigrate.model import Identity, Side, TableMap
@@ -42,6 +44,7 @@ from ordermigrate.together import run_together
 
 # Counters of a busy session reach the statistics about once a second.
 WATCH_SECONDS = 1.5
+_BEGIN_AGAIN = "Stop the writers, then begin again with `ordermigrate copy --offline --restart`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +225,8 @@ async def _prepare(
     run_id = other.run if other else str(uuid.uuid4())
     service, monolith = ground.service, ground.monolith
     async with service.transaction():
-        await sides.install(service, run_id, is_hot=False)
+        await service.fetch_all("sessions", "take_prepare_lock")
+        run_id = await sides.install(service, run_id, is_hot=False)
         await ledger.install(service, run_id, __version__, monolith.identity)
         steps.extend(await indexes.silence(service, ground.maps))
     async with monolith.transaction():
@@ -279,9 +283,9 @@ async def copy(
             run = await _restart(ground, run)
         if run.phase is Phase.COPIED:
             return await _result(ground, run, started, (), is_already_done=True)
-        counters = await _require_stillness(ground, run, is_offline=is_offline)
+        counters = await _require_stillness(config, ground, run, is_offline=is_offline)
         if run.phase is Phase.PREPARED:
-            run = await _begin(config, ground, run, reporter)
+            run = await _begin(ground, run, reporter)
         else:
             await _require_known_rows(ground)
         job = Job(config, run.run, ground.maps, writes.to_json(counters))
@@ -317,19 +321,25 @@ async def _plan_copy(ground: _Ground, steps: list[str], *, is_restart: bool) -> 
         )
         steps.append("build indexes and keys, gather statistics, check that nobody wrote meanwhile")
     run_id = ground.run.run if ground.run else None
-    return CopyResult(run_id, phase, (), 0.0, (), tuple(steps), False, is_dry_run=True)
+    return CopyResult(
+        run_id, phase, (), 0.0, (), tuple(steps), is_already_done=False, is_dry_run=True
+    )
 
 
 async def _restart(ground: _Ground, run: Run) -> Run:
     """Forget a copy and remove its rows, after seeing that there are no others."""
-    await _require_known_rows(ground)
+    await _require_known_rows(ground, is_restart=True)
     async with ground.service.transaction():
-        await ledger.forget_copy(ground.service, [each.target.name for each in ground.maps])
+        await ground.service.set_local("statement_timeout", "0")
+        await ledger.forget_copy(ground.service, [each.target for each in ground.maps])
         return await ledger.change_phase(ground.service, run, Phase.PREPARED, "copy --restart")
 
 
-async def _require_known_rows(ground: _Ground) -> None:
-    """Refuse to go on with a target whose rows are not just those that chunks have brought."""
+async def _require_known_rows(ground: _Ground, *, is_restart: bool = False) -> None:
+    """Refuse a target whose rows are not just those that chunks have brought.
+
+    To begin again, it is enough that there are no others among them.
+    """
     totals = await ledger.read_totals(ground.service)
     for each in ground.maps:
         if each.label not in totals:
@@ -337,7 +347,7 @@ async def _require_known_rows(ground: _Ground) -> None:
         unknown, missing = await ledger.count_unknown_rows(
             ground.service, each.label, each.target.name
         )
-        if unknown or missing:
+        if unknown or (missing and not is_restart):
             raise Refused(
                 f"{each.target.name} on the service is not as the copy left it: {unknown:,} rows "
                 f"are not of its making, {missing:,} that it brought are gone or changed",
@@ -348,19 +358,22 @@ async def _require_known_rows(ground: _Ground) -> None:
 
 
 async def _require_stillness(
-    ground: _Ground, run: Run, *, is_offline: bool
+    config: Config, ground: _Ground, run: Run, *, is_offline: bool
 ) -> dict[str, writes.Counters]:
     """Refuse to begin, or to go on, beside writers; return the counters to compare with later."""
     first = await ledger.read_first_attempt(ground.service) if run.phase is Phase.COPYING else None
     if first is not None:
-        still = await writes.check_stillness(ground.monolith, ground.maps, first.snapshot, None)
+        async with db.opened(config, Side.MONOLITH, "copy: watch") as watcher:
+            still = await writes.check_stillness(
+                ground.monolith, watcher, ground.maps, first.snapshot, None
+            )
         written = [each.describe() for each in still if each.rows_newer]
         if written:
             raise Refused(
                 "The monolith was written to since the copy began: " + "; ".join(written),
                 wanted="Tables that stay as they are until the copy is complete: this version "
                 "does not capture writes",
-                todo="Stop the writers, then begin again with `ordermigrate copy --offline --restart`",
+                todo=_BEGIN_AGAIN,
                 findings=written,
             )
         return writes.from_json(first.counters)
@@ -378,9 +391,8 @@ async def _require_stillness(
     return await writes.read_counters(ground.monolith, ground.maps)
 
 
-async def _begin(config: Config, ground: _Ground, run: Run, reporter: Reporter) -> Run:
+async def _begin(ground: _Ground, run: Run, reporter: Reporter) -> Run:
     """Take indexes off the empty targets and enter the copying phase, all or nothing."""
-    del config
     async with ground.service.transaction():
         for each in ground.maps:
             if not await ledger.is_empty(ground.service, each.target.name):
@@ -401,15 +413,15 @@ async def _check_promise(
         message = "a copy without an attempt"
         raise AssertionError(message)
     totals = await ledger.read_totals(ground.service)
-    monolith = await db.connect(config, Side.MONOLITH, "copy: check of writes")
-    try:
-        copied = {name: each.copied_rows for name, each in totals.items()}
-        still = await writes.check_stillness(monolith, ground.maps, first.snapshot, copied)
+    copied = {name: each.copied_rows for name, each in totals.items()}
+    async with (
+        db.opened(config, Side.MONOLITH, "copy: check of writes") as monolith,
+        db.opened(config, Side.MONOLITH, "copy: watch") as watcher,
+    ):
+        still = await writes.check_stillness(monolith, watcher, ground.maps, first.snapshot, copied)
         moved = writes.explain_counters(
             writes.from_json(first.counters), await writes.read_counters(monolith, ground.maps)
         )
-    finally:
-        await monolith.close()
     written = [each.describe() for each in still if not each.is_still]
     found = tuple(written or [each.describe() for each in still]) + tuple(moved)
     reporter.report(PromiseChecked(not written, found))
@@ -421,7 +433,7 @@ async def _check_promise(
             + "; ".join(found),
             wanted="Tables that stay as they are until the copy is complete: this version does "
             "not capture writes yet",
-            todo="Stop the writers, then begin again with `ordermigrate copy --offline --restart`",
+            todo=_BEGIN_AGAIN,
             findings=found,
         )
     return found
@@ -486,14 +498,16 @@ async def validate(
         await catalog.require_tables(monolith, [each.name for each in config.tables])
         await catalog.require_tables(service, [each.target for each in config.tables])
         maps = await _read_maps(config, monolith, service)
-        verdict = await validation.validate(
-            (monolith, service),
-            maps,
-            config.limits,
-            reporter,
-            algorithm=algorithm,
-            max_differences=max_differences,
-        )
+        async with db.opened(config, Side.MONOLITH, "validate: watch") as watcher:
+            verdict = await validation.validate(
+                (monolith, service),
+                watcher,
+                maps,
+                config.limits,
+                reporter,
+                algorithm=algorithm,
+                max_differences=max_differences,
+            )
         run = await ledger.read_run(service)
         number = None
         if run is not None:

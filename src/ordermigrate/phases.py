@@ -42,7 +42,7 @@ def check_transition(old: Phase, new: Phase) -> None:
         following = ", ".join(sorted(FOLLOWING[old]))
         raise Refused(
             f"The migration is in phase {old} ({MEANING[old]})",
-            wanted=f"Phase {new} can only follow a phase that leads to it; {old} leads to {following}",
+            wanted=f"Phase {new} does not follow it; {following} does",
             todo="See `ordermigrate status` for the next step",
         )
 

@@ -19,20 +19,16 @@ async def require_rights(
     monolith: Session, service: Session, configured: Sequence[TableConfig]
 ) -> None:
     """Raise `Refused` unless we may read the monolith's tables and own the service's."""
-    findings: list[str] = []
-    for presence in await catalog.find_tables(monolith, [each.name for each in configured]):
-        if presence.hides_rows:
-            findings.append(
-                f"row level security of {presence.name} on the monolith applies to our role and "
-                "would hide rows from us (connect as the table's owner, or as a role with "
-                "BYPASSRLS)"
-            )
-    for presence in await catalog.find_tables(service, [each.target for each in configured]):
-        if presence.hides_rows:
-            findings.append(
-                f"row level security of {presence.name} on the service applies to our role "
-                "(connect as the table's owner, or as a role with BYPASSRLS)"
-            )
+    sources = await catalog.find_tables(monolith, [each.name for each in configured])
+    targets = await catalog.find_tables(service, [each.target for each in configured])
+    findings = [
+        f"row level security of {presence.name} on the {side} applies to our role and would hide "
+        "rows from us (connect as the table's owner, or as a role with BYPASSRLS)"
+        for side, presences in (("monolith", sources), ("service", targets))
+        for presence in presences
+        if presence.hides_rows
+    ]
+    for presence in targets:
         if not presence.can_insert:
             findings.append(f"we may not insert into {presence.name} on the service")
         if not presence.is_owned:

@@ -91,13 +91,6 @@ class AttemptEnded(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting(Event):
-    """Nothing moves for the moment, and this is why."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class RowsCopied(Event):
     """All chunks of all tables are on the target."""
 

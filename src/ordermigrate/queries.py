@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import resources
-from typing import LiteralString, cast
 
 from psycopg import sql
 
@@ -44,13 +43,9 @@ def parse_blocks(text: str) -> dict[str, str]:
     return blocks
 
 
-def get(module: str, name: str) -> LiteralString:
-    """Return the text of one block.
-
-    The text comes from a file that is part of the program, which is what psycopg's
-    `LiteralString` asks for.
-    """
-    return cast("LiteralString", load_blocks(module)[name])
+def get(module: str, name: str) -> str:
+    """Return the text of one block."""
+    return load_blocks(module)[name]
 
 
 def compose(module: str, name: str, /, **parts: sql.Composable) -> str:

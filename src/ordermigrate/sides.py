@@ -72,10 +72,15 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
     return one, other
 
 
-async def install(session: Session, run: str, *, is_hot: bool) -> None:
-    """Write this database's row, in the caller's transaction; a row that is there stays."""
+async def install(session: Session, run: str, *, is_hot: bool) -> str:
+    """Write this database's row, in the caller's transaction, and return the run that it names.
+
+    A row that is there stays, and with it its run.
+    """
     await session.fetch_all("sides", "create_schema")
     await session.fetch_all("sides", "create_side")
     await session.fetch_all(
         "sides", "insert_side", session.side.value, run, is_hot, session.identity.timeline
     )
+    row = await session.fetch_one("sides", "read_side")
+    return str(row.run)

@@ -13,7 +13,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode
 
 import asyncpg
@@ -100,6 +100,8 @@ async def connect(route: Route) -> asyncpg.Connection[Any]:
             async with asyncio.timeout(route.connect_timeout_seconds):
                 await connection.fetch(sessions.SET, names, values)
                 await connection.execute(queries.get("sessions", "keep_commits_durable"))
+                with contextlib.suppress(asyncpg.InvalidParameterValueError):
+                    await connection.execute(queries.get("sessions", "notice_dead_clients"))
                 rows = await connection.fetch(sessions.READ, names)
             sessions.check(
                 route.side,
@@ -153,7 +155,7 @@ class Pulse:
         )
 
 
-async def pipe(  # noqa: PLR0913  two ends of a stream
+async def pipe(
     source: asyncpg.Connection[Any],
     query: str,
     target: asyncpg.Connection[Any],
@@ -176,7 +178,7 @@ async def pipe(  # noqa: PLR0913  two ends of a stream
     """
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE_LENGTH)
     pulse = Pulse()
-    form = "binary" if is_binary else "text"
+    form: Literal["binary", "text"] = "binary" if is_binary else "text"
 
     async def put(piece: bytes) -> None:
         pulse.bytes += len(piece)
@@ -217,4 +219,3 @@ async def pipe(  # noqa: PLR0913  two ends of a stream
         message = f"{sent} rows left the {sides[0]} but {received} arrived on the {sides[1]}"
         raise RuntimeError(message)
     return Transfer(sent, pulse.bytes)
-

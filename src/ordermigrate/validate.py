@@ -15,7 +15,7 @@ import heapq
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 from psycopg import sql
@@ -32,6 +32,7 @@ from ordermigrate.together import run_together
 LATEST_ROWS = 10
 TOP_USERS = 10
 _FETCH = 2000
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class _Scanner:
 
         return await self.outlive(run())
 
-    async def outlive(self, work: Awaitable[Any]) -> Any:  # noqa: ANN401  the work's result
+    async def outlive(self, work: Awaitable[_T]) -> _T:
         """Wait for work on this side for as long as its backend is seen to be there."""
         return await db.outlive(
             work, self.route, self.connection.get_server_pid(), self.stall_seconds
@@ -158,9 +159,7 @@ class _Table:
 
     def begin(self, check: str) -> float:
         """Tell the reporter what is looked at now, and return the time."""
-        self.reporter.report(
-            CheckStarted(self.map.label, check, self.map.source.rows_estimate)
-        )
+        self.reporter.report(CheckStarted(self.map.label, check, self.map.source.rows_estimate))
         return time.monotonic()
 
     def conclude(self, check: Check, started: float) -> None:
@@ -171,11 +170,12 @@ class _Table:
 
 
 def _raw(text: str) -> sql.SQL:
-    return sql.SQL(text)  # type: ignore[arg-type]
+    return sql.SQL(text)
 
 
 async def validate(
     sides: tuple[Session, Session],
+    watcher: Session,
     maps: Sequence[TableMap],
     limits: Limits,
     reporter: Reporter,
@@ -187,6 +187,7 @@ async def validate(
 
     Args:
         sides: Control sessions on source and target.
+        watcher: Another one on the source, which sees to it that nobody's ALTER TABLE waits.
         maps: The family.
         limits: Ages and timeouts to keep.
         reporter: Whom to tell of each check.
@@ -195,13 +196,18 @@ async def validate(
 
     Raises:
         Refused: The algorithm cannot be had on both sides.
-        Unavailable: A side cannot be read.
+        Unavailable: A side cannot be read, or an exclusive lock waited for us.
 
     """
     started = time.monotonic()
-    scanners: list[_Scanner] = []
     notes: list[str] = []
     algorithm = await _choose(algorithm, sides, notes)
+    scanners: list[_Scanner] = []
+
+    def abort() -> None:
+        for scanner in scanners:
+            scanner.connection.terminate()
+
     try:
         for session, names in (
             (sides[0], [each.source.name for each in maps]),
@@ -212,34 +218,53 @@ async def validate(
                 _Scanner(session.side, session.route, connection, limits.stall_timeout_seconds)
             )
             await _take_snapshot(session.side, connection, names)
-        is_same_byte_order = await _is_same_byte_order(scanners, algorithm)
-        verdicts = []
-        for each in maps:
-            chosen = algorithm or Algorithm.MD5
-            table = _Table(
-                each,
-                (
-                    scanners[0],
-                    digest.source_view(each, chosen, is_same_byte_order=is_same_byte_order),
-                ),
-                (
-                    scanners[1],
-                    digest.target_view(each, chosen, is_same_byte_order=is_same_byte_order),
-                ),
-                sides[0],
-                reporter,
-                max_differences,
-            )
-            verdicts.append(await _validate_table(table, has_checksums=algorithm is not None))
+        oids = [leaf.oid for each in maps for leaf in each.source.leaves]
+        oids += [each.source.oid for each in maps]
+        (verdicts,) = await run_together(
+            _validate_tables(scanners, sides[0], maps, reporter, algorithm, max_differences),
+            beside=[
+                catalog.watch_for_rewriters(
+                    watcher, oids, [scanners[0].connection.get_server_pid()]
+                )
+            ],
+            abort=abort,
+        )
     finally:
-        for scanner in scanners:
-            scanner.connection.terminate()
+        abort()
     return Verdict(
         tuple(verdicts),
         algorithm.value if algorithm else None,
         time.monotonic() - started,
         tuple(notes),
     )
+
+
+async def _validate_tables(
+    scanners: Sequence[_Scanner],
+    control: Session,
+    maps: Sequence[TableMap],
+    reporter: Reporter,
+    algorithm: Algorithm | None,
+    max_differences: int,
+) -> list[TableVerdict]:
+    chosen = algorithm or Algorithm.MD5
+    is_same_byte_order = await _is_same_byte_order(scanners, algorithm)
+    verdicts = []
+    for each in maps:
+        views = (
+            digest.source_view(each, chosen, is_same_byte_order=is_same_byte_order),
+            digest.target_view(each, chosen, is_same_byte_order=is_same_byte_order),
+        )
+        table = _Table(
+            each,
+            (scanners[0], views[0]),
+            (scanners[1], views[1]),
+            control,
+            reporter,
+            max_differences,
+        )
+        verdicts.append(await _validate_table(table, has_checksums=algorithm is not None))
+    return verdicts
 
 
 async def _open_scanner(session: Session, limits: Limits) -> asyncpg.Connection[Any]:
@@ -290,9 +315,7 @@ async def _choose(
     return wanted
 
 
-async def _is_same_byte_order(
-    scanners: Sequence[_Scanner], algorithm: Algorithm | None
-) -> bool:
+async def _is_same_byte_order(scanners: Sequence[_Scanner], algorithm: Algorithm | None) -> bool:
     statement = queries.get("validate", "probe_byte_order")
     hashes = {(await scanner.fetch(statement))[0]["hash"] for scanner in scanners}
     if len(hashes) > 1 and algorithm is Algorithm.RECORD_HASH:
@@ -365,7 +388,9 @@ async def _check_status(table: _Table) -> None:
     source, target = ({row["status"]: row["rows"] for row in rows} for rows in counts)
     details = tuple(
         {"status": status, "source": source.get(status, 0), "target": target.get(status, 0)}
-        for status in sorted(source.keys() | target.keys(), key=lambda value: (value is None, value))
+        for status in sorted(
+            source.keys() | target.keys(), key=lambda value: (value is None, value)
+        )
     )
     wrong = [each for each in details if each["source"] != each["target"]]
     summary = (
@@ -429,7 +454,9 @@ async def _check_users(table: _Table) -> None:
         streams_of.append(scanner.stream(statement))
     async for source, target in _merge(*streams_of):
         row = source or target
-        found.meet(row["user_text"], source["rows"] if source else 0, target["rows"] if target else 0)
+        found.meet(
+            row["user_text"], source["rows"] if source else 0, target["rows"] if target else 0
+        )
         if key is not None and len(found.batch) >= _FETCH:
             await _find_orphans(table, key, found)
     details = tuple(
@@ -453,9 +480,7 @@ async def _check_users(table: _Table) -> None:
 
 async def _find_reference(table: _Table, column: str) -> tuple[ForeignKey | None, str]:
     """Return the source's foreign key that says where users are kept, or why it cannot be used."""
-    key = next(
-        (each for each in table.map.source.foreign_keys if each.columns == (column,)), None
-    )
+    key = next((each for each in table.map.source.foreign_keys if each.columns == (column,)), None)
     if key is None:
         return None, f"no foreign key of the monolith tells where {column} points"
     (there,) = await catalog.find_tables(table.control, [key.references])
@@ -542,10 +567,7 @@ async def _check_rows(table: _Table) -> None:
     """Compare the checksums of every row, and find the rows behind those that differ."""
     started = table.begin("row checksums")
     sums = await run_together(
-        *(
-            scanner.fetch(digest.parts_query(view))
-            for scanner, view in (table.source, table.target)
-        )
+        *(scanner.fetch(digest.parts_query(view)) for scanner, view in (table.source, table.target))
     )
     source, target = (
         {row["part"]: (row["rows"], row["high"], row["low"]) for row in rows} for rows in sums
@@ -601,7 +623,6 @@ async def _merge(
 
     A row without its like comes with None.
     """
-
     # The first rows come after a sort on each side: let both servers do that at the same time.
     left, right = await run_together(_next(source), _next(target))
     while left is not None or right is not None:
@@ -648,4 +669,6 @@ async def _show(table: _Table, found: Sequence[tuple[str, list[str | None]]]) ->
             )
             if my_image != their_image
         }
-        table.differences.append(Difference(dict(zip(table.map.key, key, strict=True)), kind, columns))
+        table.differences.append(
+            Difference(dict(zip(table.map.key, key, strict=True)), kind, columns)
+        )

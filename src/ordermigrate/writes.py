@@ -12,12 +12,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from psycopg import sql
 
 from ordermigrate import catalog, queries
 from ordermigrate.db import Session
 from ordermigrate.model import TableMap
+from ordermigrate.together import run_together
 
 POLL_SECONDS = 0.2
 
@@ -50,9 +52,7 @@ class Stillness:
     def describe(self) -> str:
         """Say what was found, in one sentence."""
         if self.is_still:
-            return (
-                f"{self.table}: {self.rows_now:,} rows, none written since the copy's snapshot"
-            )
+            return f"{self.table}: {self.rows_now:,} rows, none written since the copy's snapshot"
         said = [f"{self.rows_newer:,} rows were inserted or updated"] if self.rows_newer else []
         gone = self.rows_copied - (self.rows_now - self.rows_newer)
         if gone:
@@ -101,12 +101,12 @@ def explain_counters(before: dict[str, Counters], after: dict[str, Counters]) ->
         ]
         if moved:
             said.append(f"{name}: write counters moved by {', '.join(moved)}")
-        for what in ("smallest_key", "greatest_key"):
-            if getattr(new, what) != getattr(old, what):
-                said.append(
-                    f"{name}: its {what.replace('_', ' ')} went from {getattr(old, what)} "
-                    f"to {getattr(new, what)}"
-                )
+        said.extend(
+            f"{name}: its {what.replace('_', ' ')} went from {getattr(old, what)} "
+            f"to {getattr(new, what)}"
+            for what in ("smallest_key", "greatest_key")
+            if getattr(new, what) != getattr(old, what)
+        )
     return said
 
 
@@ -115,9 +115,9 @@ def to_json(counters: dict[str, Counters]) -> dict[str, dict[str, object]]:
     return {name: asdict(each) for name, each in counters.items()}
 
 
-def from_json(kept: dict[str, dict[str, object]]) -> dict[str, Counters]:
+def from_json(kept: dict[str, dict[str, Any]]) -> dict[str, Counters]:
     """Return counters as the ledger has kept them."""
-    return {name: Counters(**each) for name, each in kept.items()}  # type: ignore[arg-type]
+    return {name: Counters(**each) for name, each in kept.items()}
 
 
 async def watch(session: Session, tables: Sequence[TableMap], seconds: float) -> list[str]:
@@ -143,12 +143,17 @@ async def watch(session: Session, tables: Sequence[TableMap], seconds: float) ->
 
 
 async def check_stillness(
-    session: Session, tables: Sequence[TableMap], snapshot: str, copied: dict[str, int] | None
+    session: Session,
+    watcher: Session,
+    tables: Sequence[TableMap],
+    snapshot: str,
+    copied: dict[str, int] | None,
 ) -> list[Stillness]:
     """Ask the rows themselves whether anything was written since `snapshot`.
 
     Args:
-        session: A control session on the source.
+        session: A control session on the source, for the scan.
+        watcher: Another one, which sees to it that nobody's ALTER TABLE waits for the scan.
         tables: The family.
         snapshot: `pg_current_snapshot()` of the copy's first attempt.
         copied: Rows copied per table; None while the copy is not complete, when only newer
@@ -156,7 +161,26 @@ async def check_stillness(
 
     A row written under a savepoint by a transaction that was open at the snapshot counts as old,
     but then it is one more than was copied.
+
+    Raises:
+        GaveWay: An exclusive lock waited for the scan.
+
     """
+    oids = [oid for table in tables for oid in _leaf_oids(table)]
+    (found,) = await run_together(
+        _count_newer(session, tables, snapshot, copied),
+        beside=[catalog.watch_for_rewriters(watcher, oids, [session.pid])],
+        abort=session.abort,
+    )
+    return found
+
+
+async def _count_newer(
+    session: Session,
+    tables: Sequence[TableMap],
+    snapshot: str,
+    copied: dict[str, int] | None,
+) -> list[Stillness]:
     found: list[Stillness] = []
     async with session.transaction(is_snapshot=True):
         await catalog.lock_against_rewrites(session, [table.source.name for table in tables])
@@ -167,7 +191,7 @@ async def check_stillness(
                 "count_newer_rows",
                 table=table.source.name.sql,
                 alias=sql.Identifier(table.source.name.name),
-                where=sql.SQL(table.where),  # type: ignore[arg-type]
+                where=sql.SQL(table.where),
             )
             row = (await session.run_long(statement, snapshot))[0]
             was = row.all_rows - row.newer_rows if copied is None else copied[table.label]

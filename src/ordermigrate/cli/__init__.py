@@ -1,4 +1,4 @@
-"""The command line: parse, call one verb, render, exit with a code that tells whose fault it was."""
+"""The command line: parse, call one verb, render, exit with a code that says what happened."""
 
 from ordermigrate.cli.app import main
 

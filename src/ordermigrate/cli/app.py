@@ -65,7 +65,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="ordermigrate %(version)s")
 def cli() -> None:
-    """Move a family of tables out of a monolith's PostgreSQL into a service's own, and prove it.
+    r"""Move a family of tables out of a monolith's PostgreSQL into a service's own, and prove it.
 
     \b
     Example:
@@ -121,9 +121,7 @@ def _fail(given: list[str], exit_code: int, error: OrdermigrateError) -> int:
             "tables": [],
             "message": str(error),
             "findings": list(error.findings) if isinstance(error, Refused) else [],
-            "next_steps": [
-                {"command": "ordermigrate status", "reason": error.todo or error.fact}
-            ],
+            "next_steps": [{"command": "ordermigrate status", "reason": error.todo or error.fact}],
         }
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
     return exit_code

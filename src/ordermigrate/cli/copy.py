@@ -27,7 +27,7 @@ from ordermigrate.cli import options
 )
 @options.dry_run
 @options.shared
-def command(  # noqa: PLR0913  click passes options as arguments
+def command(
     config_path: Path | None,
     log_format: str,
     workers: int | None,
@@ -38,7 +38,7 @@ def command(  # noqa: PLR0913  click passes options as arguments
     is_json: bool,
     is_dry_run: bool,
 ) -> None:
-    """Copy every row of the family, build indexes, gather statistics.
+    r"""Copy every row of the family, build indexes, gather statistics.
 
     Killed or cut off at any point, it goes on where it stopped when it is run again. This version
     does not capture writes: it refuses tables that are being written to, and checks afterwards
@@ -84,12 +84,11 @@ def command(  # noqa: PLR0913  click passes options as arguments
     if is_dry_run:
         console.show_lines(["would:", *(f"  {step}" for step in done.steps)])
     for each in done.tables:
-        console.show_lines(
-            [
-                f"{outcome.replace('_', ' ')}: {each.name} to {each.target}, {each.rows:,} rows, "
-                f"{console.format_bytes(each.bytes)}"
-            ]
+        size = console.format_bytes(each.bytes)
+        said = (
+            f"{outcome.replace('_', ' ')}: {each.name} to {each.target}, {each.rows:,} rows, {size}"
         )
+        console.show_lines([said])
     if outcome == "copied":
         console.show_lines([f"took {console.format_seconds(done.seconds)}", *done.found])
     console.show_next_steps(steps)

@@ -10,7 +10,9 @@ from ordermigrate.errors import UsageError
 
 
 @click.command(name="init")
-@click.option("--family", metavar="NAME", required=True, help="A family that comes with the program.")
+@click.option(
+    "--family", metavar="NAME", required=True, help="A family that comes with the program."
+)
 @click.option("--force", "is_forced", is_flag=True, help="Overwrite a file that is there.")
 @click.option(
     "--config",
@@ -22,7 +24,7 @@ from ordermigrate.errors import UsageError
     help="The file to write.",
 )
 def command(family: str, path: Path, *, is_forced: bool) -> None:
-    """Write a commented configuration file.
+    r"""Write a commented configuration file.
 
     \b
     Example:

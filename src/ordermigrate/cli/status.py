@@ -23,7 +23,7 @@ def _describe(identity: Identity) -> dict[str, object]:
 @click.command(name="status")
 @options.shared
 def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None:
-    """Tell where the migration stands: phase, rows copied, last validation, next steps.
+    r"""Tell where the migration stands: phase, rows copied, last validation, next steps.
 
     \b
     Example:

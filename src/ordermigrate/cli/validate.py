@@ -15,7 +15,10 @@ from ordermigrate.errors import EXIT_DIFFERENT
 
 @click.command(name="validate")
 @click.option(
-    "--checksums", "has_checksums", is_flag=True, help="Compare every row, and name those that differ."
+    "--checksums",
+    "has_checksums",
+    is_flag=True,
+    help="Compare every row, and name those that differ.",
 )
 @click.option(
     "--algorithm",
@@ -39,7 +42,7 @@ def command(
     has_checksums: bool,
     is_json: bool,
 ) -> int:
-    """Compare both sides: counts, status distribution, users, latest orders, orphans, every row.
+    r"""Compare both sides: counts, status distribution, users, latest orders, orphans, every row.
 
     Exits with 0 when they are equal, with 4 when they differ; a side that cannot be read is
     neither.

@@ -266,6 +266,10 @@ SELECT NOT EXISTS (
 -- Empty a target table whose every row the ledger knows.
 TRUNCATE {table};
 
+-- name: delete_all_rows
+-- Empty a target table that foreign keys point at.
+DELETE FROM {table};
+
 -- name: forget_leaf
 -- Forget the chunks of a leaf; its rows are gone from the target in the same transaction.
 -- $1: the leaf's oid.

@@ -20,6 +20,14 @@ WHERE current_setting(wanted.name, true) IS NOT NULL;
 SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply');
 
+-- name: notice_dead_clients
+-- Let a long statement end soon after its client is gone; not every platform's server can.
+SELECT set_config('client_connection_check_interval', '2s', false);
+
+-- name: take_prepare_lock
+-- One preparation of a database at a time, for the rest of the transaction.
+SELECT pg_advisory_xact_lock(hashtextextended('ordermigrate prepare', 0));
+
 -- name: read_identity
 -- Which database this is, and what of its settings decides whether a commit is safe.
 SELECT
