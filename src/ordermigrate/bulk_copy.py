@@ -31,6 +31,7 @@ from ordermigrate.errors import Refused
 from ordermigrate.model import Leaf, Side, Table, TableMap
 from ordermigrate.progress import (
     AttemptEnded,
+    BytesMoved,
     ChunkCopied,
     ChunkFound,
     LeafRewritten,
@@ -42,6 +43,7 @@ from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.together import run_together
 
 BLOCK_BYTES = 8192
+TELL_SECONDS = 0.5
 _TOO_OLD = "the snapshot has reached limits.max_snapshot_age_minutes"
 
 
@@ -95,8 +97,13 @@ class _Attempt:
     leaves: dict[int, Leaf]
     progress: _Progress
     reporter: Reporter
+    moved: int = 0
     marks: dict[Side, tuple[int, int]] = field(default_factory=dict)
     pids: list[int] = field(default_factory=list)
+
+    def move(self, count: int) -> None:
+        """Count bytes that have left the source."""
+        self.moved += count
 
 
 def split_blocks(blocks: int, chunk_blocks: int) -> Iterator[tuple[int, int | None]]:
@@ -215,6 +222,9 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
             try:
                 await _copy_chunks(attempt)
             except (ConnectionLost, GaveWay, AttemptOver) as over:
+                # First of all let go of the source: whoever waits for our locks should not wait
+                # for the target too.
+                await keeper.close()
                 reporter.report(AttemptEnded(number, str(over)))
                 with contextlib.suppress(ConnectionLost):
                     await ledger.end_attempt(book, number, str(over))
@@ -294,6 +304,7 @@ async def _copy_chunks(attempt: _Attempt) -> None:
         beside=[
             catalog.watch_for_rewriters(attempt.watcher, attempt.job.oids, attempt.pids),
             _keep_age(attempt),
+            _tell_bytes(attempt),
         ],
     )
     if attempt.chunks:
@@ -304,6 +315,12 @@ async def _keep_age(attempt: _Attempt) -> NoReturn:
     """End the attempt when its snapshot has grown too old."""
     await asyncio.sleep(max(0.0, attempt.deadline - time.monotonic()))
     raise AttemptOver(_TOO_OLD)
+
+
+async def _tell_bytes(attempt: _Attempt) -> NoReturn:
+    while True:
+        await asyncio.sleep(TELL_SECONDS)
+        attempt.reporter.report(BytesMoved(attempt.moved))
 
 
 async def _work(attempt: _Attempt, number: int) -> None:
@@ -414,6 +431,7 @@ async def _copy_chunk(
         is_binary=table.is_binary,
         stall_seconds=stall_seconds,
         sides=(job.source, job.source.other),
+        on_bytes=attempt.move,
     )
     with streams.translated(job.source.other):
         async with asyncio.timeout(stall_seconds):

@@ -7,6 +7,7 @@ rest of the transaction. Only names and definitions leave this module, never row
 from __future__ import annotations
 
 import asyncio
+import difflib
 import hashlib
 import json
 from collections import defaultdict
@@ -16,8 +17,9 @@ from typing import Any, NoReturn
 
 from psycopg import sql
 
+from ordermigrate import queries, streams
 from ordermigrate.db import Session
-from ordermigrate.errors import Refused, Unavailable, UsageError
+from ordermigrate.errors import LockTimeout, Refused, Unavailable, UsageError
 from ordermigrate.model import (
     Check,
     Column,
@@ -27,6 +29,7 @@ from ordermigrate.model import (
     Table,
     TableName,
     Trigger,
+    quote_name,
 )
 from ordermigrate.model import (
     Sequence as OwnedSequence,
@@ -49,6 +52,7 @@ class Presence:
     name: TableName
     oid: int | None
     kind: str
+    can_enter: bool
     can_select: bool
     can_insert: bool
     is_owned: bool
@@ -67,6 +71,7 @@ async def find_tables(session: Session, names: Sequence[TableName]) -> list[Pres
             name,
             found[name].oid,
             found[name].kind or "",
+            found[name].can_enter,
             found[name].can_select,
             found[name].can_insert,
             bool(found[name].is_owned),
@@ -88,8 +93,7 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
     for presence in await find_tables(session, names):
         name, side = presence.name, session.side
         if presence.oid is None:
-            similar = await session.fetch_all("catalog", "find_similar_tables", name.name)
-            near = ", ".join(str(TableName(row.schema_name, row.table_name)) for row in similar)
+            near = ", ".join(map(str, await _find_similar(session, name)))
             raise UsageError(
                 f"There is no table {name} on the {side}" + (f"; there is {near}" if near else ""),
                 wanted=f"Every table under [[tables]] exists on the {side}",
@@ -101,6 +105,13 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
                 wanted="A table, plain or partitioned",
                 todo="Name the table that holds the rows",
             )
+        if not presence.can_enter:
+            schema = quote_name(name.schema)
+            raise Refused(
+                f"We may not look into schema {schema} on the {side}, where {name.name} is",
+                wanted="USAGE on the schema and SELECT on every table of the family",
+                todo=f"GRANT USAGE ON SCHEMA {schema} TO our role, or connect as the table's owner",
+            )
         if not presence.can_select:
             raise Refused(
                 f"We may not read {name} on the {side}",
@@ -109,10 +120,45 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
             )
 
 
+async def _find_similar(session: Session, name: TableName) -> list[TableName]:
+    rows = await session.fetch_all("catalog", "find_similar_tables", name.name)
+    known = [TableName(row.schema_name, row.table_name) for row in rows]
+    alike = difflib.get_close_matches(
+        name.name.lower(), {each.name.lower() for each in known}, n=3, cutoff=0.7
+    )
+    return [each for each in known if each.name.lower() in alike][:3]
+
+
 async def lock_against_rewrites(session: Session, tables: Iterable[TableName]) -> None:
-    """Take ACCESS SHARE on tables and all that inherits from them, before any snapshot."""
+    """Take ACCESS SHARE on tables and all that inherits from them, before any snapshot.
+
+    Raises:
+        Unavailable: Within lock_timeout the locks were not to be had; says who holds them.
+
+    """
+    tables = list(tables)
     names = sql.SQL(", ").join(name.sql for name in tables)
-    await session.fetch_all("catalog", "lock_against_rewrites", tables=names)
+    try:
+        await session.fetch_all("catalog", "lock_against_rewrites", tables=names)
+    except LockTimeout as timeout:
+        # The transaction is lost, so another connection has to look.
+        connection = await streams.connect(session.route)
+        try:
+            with streams.translated(session.side):
+                rows = await connection.fetch(
+                    queries.get("catalog", "see_exclusive_holders"), [str(each) for each in tables]
+                )
+        finally:
+            connection.terminate()
+        holders = "; ".join(
+            f"backend {row['pid']} on {row['relation']} for {row['age_seconds']:.0f} s "
+            f"({row['query']})"
+            for row in rows
+        )
+        raise LockTimeout(
+            timeout.fact + (f". Held or wanted exclusively by {holders}" if holders else ""),
+            todo="End that session or wait for it; then run the command again",
+        ) from timeout
 
 
 async def read_tables(session: Session, names: Sequence[TableName]) -> dict[TableName, Table]:

@@ -31,6 +31,8 @@ from ordermigrate.phases import NextStep
 from ordermigrate.progress import Event
 
 LINE_SECONDS = 5.0
+_FIGURES_WIDTH = 78
+_WIDE = 100
 _MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
 
 
@@ -55,21 +57,24 @@ def format_seconds(seconds: float) -> str:
 
 
 class CopyMeter:
-    """Adds up what a copy has moved, and reckons its rate and the time that is left."""
+    """Adds up what a copy has moved, and reckons its rate and the time that is left.
+
+    Committed chunks are counted; what is still on its way is reckoned from its bytes.
+    """
 
     def __init__(self) -> None:
         self.rows = self.bytes = self.estimate = self.chunks = self.chunks_total = 0
-        self._rows_before = 0
-        self._chunks_before = 0
+        self._before = (0, 0, 0)
+        self._moved = 0
         self._started = time.monotonic()
 
     def begin(self, event: events.SnapshotTaken) -> None:
         """Start from what earlier attempts have copied."""
-        self.rows = self._rows_before = event.rows_copied
-        self.bytes = event.bytes_copied
+        self.rows, self.bytes = event.rows_copied, event.bytes_copied
         self.estimate = event.rows_estimate
-        self.chunks = self._chunks_before = event.chunks_copied
-        self.chunks_total = event.chunks_total
+        self.chunks, self.chunks_total = event.chunks_copied, event.chunks_total
+        self._before = self.rows, self.bytes, self.chunks
+        self._moved = 0
         self._started = time.monotonic()
 
     def add(self, event: events.ChunkCopied) -> None:
@@ -78,25 +83,52 @@ class CopyMeter:
         self.bytes += event.bytes
         self.chunks += 1
 
+    def move(self, event: events.BytesMoved) -> None:
+        """Take in what this attempt has streamed."""
+        self._moved = event.bytes
+
+    @property
+    def bytes_under_way(self) -> int:
+        """Bytes that are streamed but not committed."""
+        return max(0, self._before[1] + self._moved - self.bytes)
+
+    @property
+    def chunks_done(self) -> float:
+        """Chunks, with those under way by their bytes."""
+        if not self.chunks or not self.bytes:
+            return float(self.chunks)
+        return min(
+            self.chunks + self.bytes_under_way / (self.bytes / self.chunks), self.chunks_total
+        )
+
+    @property
+    def rows_done(self) -> int:
+        """Rows, with those under way by their bytes."""
+        if not self.rows or not self.bytes:
+            return self.rows
+        return self.rows + round(self.bytes_under_way * self.rows / self.bytes)
+
     @property
     def rows_per_second(self) -> float:
         """The rate of this attempt so far."""
-        return (self.rows - self._rows_before) / max(time.monotonic() - self._started, 1e-6)
+        return (self.rows_done - self._before[0]) / max(time.monotonic() - self._started, 1e-6)
 
     @property
     def remaining_seconds(self) -> float | None:
         """An estimate by chunks; None before the first."""
-        done = self.chunks - self._chunks_before
-        if not done:
+        done = self.chunks_done - self._before[2]
+        if done <= 0:
             return None
-        return (time.monotonic() - self._started) / done * (self.chunks_total - self.chunks)
+        return (time.monotonic() - self._started) / done * (self.chunks_total - self.chunks_done)
 
     def describe(self) -> str:
         """Say it in one line."""
-        parts = [f"{self.rows:,} rows", format_bytes(self.bytes)]
+        rows = f"{self.rows_done:,} rows"
         if self.estimate:
-            parts[0] = f"{self.rows:,} of ~{max(self.estimate, self.rows):,} rows"
-        parts.append(f"{self.rows_per_second:,.0f} rows/s")
+            rows = f"{self.rows_done:,} of ~{max(self.estimate, self.rows_done):,} rows"
+        parts = [rows, format_bytes(self.bytes + self.bytes_under_way)]
+        if self.rows_done > self._before[0]:
+            parts.append(f"{self.rows_per_second:,.0f} rows/s")
         if self.remaining_seconds is not None and self.chunks < self.chunks_total:
             parts.append(f"ETA ~{format_seconds(self.remaining_seconds)}")
         return ", ".join(parts)
@@ -158,8 +190,11 @@ class PlainReporter:
         """Print a line, or count a chunk and print the sum now and then."""
         if isinstance(event, events.SnapshotTaken):
             self._meter.begin(event)
-        if isinstance(event, events.ChunkCopied):
-            self._meter.add(event)
+        if isinstance(event, events.ChunkCopied | events.BytesMoved):
+            if isinstance(event, events.ChunkCopied):
+                self._meter.add(event)
+            else:
+                self._meter.move(event)
             if time.monotonic() - self._said >= LINE_SECONDS:
                 self._said = time.monotonic()
                 self._print(f"copying: {self._meter.describe()}")
@@ -184,12 +219,14 @@ class LiveReporter:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._meter = CopyMeter()
+        is_wide = self._console.width >= _WIDE
         self._progress = Progress(
-            SpinnerColumn(),
+            *([SpinnerColumn()] if is_wide else []),
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            # The figures say more than the bar does: in a narrow terminal they have the room.
+            BarColumn(bar_width=max(4, min(24, self._console.width - _FIGURES_WIDTH))),
             _Figures(),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if is_wide else []),
             console=self._console,
             transient=True,
         )
@@ -218,9 +255,10 @@ class LiveReporter:
                 self._draw("copying", self._meter.chunks, self._meter.chunks_total)
             case events.ChunkCopied():
                 self._meter.add(event)
-                self._draw(
-                    "copying", self._meter.chunks, self._meter.chunks_total, self._meter.describe()
-                )
+                self._draw_copy()
+            case events.BytesMoved():
+                self._meter.move(event)
+                self._draw_copy()
             case events.IndexStarted(index=index):
                 self._builds.append(index)
                 self._draw("building " + ", ".join(self._builds[-2:]), None, None)
@@ -238,7 +276,13 @@ class LiveReporter:
         if line := describe_event(event):
             self._console.print(f"[dim]{escape(line)}[/]")
 
-    def _draw(self, what: str, completed: int | None, total: int | None, figures: str = "") -> None:
+    def _draw_copy(self) -> None:
+        meter = self._meter
+        self._draw("copying", meter.chunks_done, meter.chunks_total, meter.describe())
+
+    def _draw(
+        self, what: str, completed: float | None, total: int | None, figures: str = ""
+    ) -> None:
         self._progress.update(
             self._task,
             description=escape(what),
@@ -322,33 +366,38 @@ def _show_distribution(console: Console, table: dict[str, Any]) -> None:
         console.print(grid)
 
 
+def show_differences(document: dict[str, Any]) -> None:
+    """Print only the rows in which a validation found the sides to differ."""
+    console = _stdout()
+    for table in document["tables"]:
+        _show_differences(console, table)
+
+
 def _show_differences(console: Console, table: dict[str, Any]) -> None:
+    """List rows one below the other: both values of a column in one place, however wide they are."""
     if not table["differences"]:
         return
     shown, total = len(table["differences"]), table["differences_total"]
-    title = f"differences: {shown:,} of {total:,} shown" if shown < total else "differences"
-    grid = Table(title=title, title_justify="left", expand=False)
-    grid.add_column("key", overflow="fold")
-    grid.add_column("kind", no_wrap=True)
-    grid.add_column("column", no_wrap=True)
-    grid.add_column("monolith", overflow="fold")
-    grid.add_column("service", overflow="fold")
+    noun = "row differs" if total == 1 else "rows differ"
+    rest = f", {shown:,} shown" if shown < total else ""
+    console.print(f"[bold]{escape(table['name'])}: {total:,} {noun}{rest}[/]")
     for each in table["differences"]:
-        key = ", ".join(str(value) for value in each["key"].values())
+        key = ", ".join(
+            str(value) if len(each["key"]) == 1 else f"{name} {value}"
+            for name, value in each["key"].items()
+        )
+        console.print(f"[bold red]{each['kind']}[/] {escape(key)}", soft_wrap=True)
         if each["kind"] != "changed":
-            where = "monolith" if each["kind"] == "missing" else "service"
-            grid.add_row(escape(key), each["kind"], "", f"only on the {where}", "")
+            console.print(f"  only on the {'monolith' if each['kind'] == 'missing' else 'service'}")
             continue
+        grid = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True)
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
         for name, values in each["columns"].items():
-            grid.add_row(
-                escape(key),
-                each["kind"],
-                escape(name),
-                escape(_value(values["source"])),
-                escape(_value(values["target"])),
-            )
-            key = ""
-    console.print(grid)
+            grid.add_row(f"  {escape(name)}", "monolith", escape(_value(values["source"])))
+            grid.add_row("", "service", escape(_value(values["target"])))
+        console.print(grid)
 
 
 def _value(text: str | None) -> str:

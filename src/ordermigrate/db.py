@@ -53,9 +53,17 @@ def retrying(deadline_seconds: float) -> AsyncRetrying:
 
 
 def check_dsn(side: Side, dsn: str) -> None:
-    """Raise `UsageError`, without repeating its text, unless libpq can parse `dsn`."""
+    """Raise `UsageError`, without repeating its text, unless libpq can parse `dsn`.
+
+    A special character in a URI's password can make a part of it look like a host or a port.
+    """
     try:
-        conninfo_to_dict(dsn)
+        options = conninfo_to_dict(dsn)
+        ports = str(options.get("port") or "").split(",")
+        if "@" in str(options.get("host") or "") or not all(
+            port.isdecimal() or not port for port in ports
+        ):
+            raise psycopg.ProgrammingError
     except psycopg.ProgrammingError:
         raise UsageError(
             f"The {side}'s DSN cannot be parsed (it is not repeated here: it may hold a password)",
@@ -208,6 +216,8 @@ async def outlive(work: Awaitable[_T], route: streams.Route, pid: int, stall_sec
                 )
     finally:
         if not task.done():
+            # Nobody may be left to be told how it ends: we can be cancelled once more meanwhile.
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             task.cancel()
             await asyncio.wait({task}, timeout=_GRACE_SECONDS)
 
@@ -407,6 +417,13 @@ async def _diagnose(
     asyncpg gives the SQLSTATE, so it is asked to connect in the same way.
     """
     said = str(error).strip().removeprefix("connection failed: ").replace("\n", " ")
+    if said.startswith("connection is bad: ") and "connection to server" not in said:
+        # libpq did not even begin. (Python leaves its messages in English.)
+        return UsageError(
+            f"The {side}'s DSN cannot be used: {said.removeprefix('connection is bad: ')}",
+            wanted="Options as libpq has them",
+            todo="Correct the DSN, its service file, or the PG variables of the environment",
+        )
     if error.pgconn is None:
         return to_error(side, ServerError("", said))
     route = streams.Route(side, _resolved(error.pgconn), {}, application_name, timeout_seconds)

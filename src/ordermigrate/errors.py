@@ -76,6 +76,10 @@ class Unavailable(OrdermigrateError):
     owner_of_writes = "untouched"
 
 
+class LockTimeout(Unavailable):
+    """A lock could not be had within lock_timeout."""
+
+
 class Busy(OrdermigrateError):
     """Another process works on the same migration."""
 

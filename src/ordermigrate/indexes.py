@@ -22,9 +22,12 @@ from ordermigrate.model import Column, Index, Side, Table, TableMap, TableName
 from ordermigrate.progress import Analyzed, IndexBuilt, IndexesDropped, IndexStarted, Reporter
 from ordermigrate.together import run_together
 
-# A sort that fits the processor's cache beats a larger one (benchmarks/README.md), and workers
-# already keep the cores busy.
-MAINTENANCE_WORK_MEM = "64MB"
+# Sorted runs that fit the processor's cache, merged, beat one large sort by a fifth of its CPU
+# time. Large tables get more, so that the merge stays a single pass. The builders already keep the
+# cores busy, so a build gets no parallel workers of its own.
+SORT_KIB = 16 * 1024
+MAX_SORT_KIB = 1024 * 1024
+HEAP_PER_SORT = 200
 PARALLEL_WORKERS = "0"
 
 _TEXTUAL = frozenset({"text", "character varying", "character", "name"})
@@ -200,7 +203,7 @@ async def _build(session: Session, recorded: RecordedObject) -> bool:
     if definition["constraint"] and not _is_attachable(definition):
         return False
     async with session.transaction():
-        await _prepare_build(session, str(definition["tablespace"]))
+        await _prepare_build(session, table, str(definition["tablespace"]))
         there = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
         if there is None:
             await session.run_long(str(definition["definition"]))
@@ -211,9 +214,11 @@ async def _build(session: Session, recorded: RecordedObject) -> bool:
     return True
 
 
-async def _prepare_build(session: Session, tablespace: str) -> None:
+async def _prepare_build(session: Session, table: TableName, tablespace: str) -> None:
+    row = await session.fetch_one("indexes", "read_heap_size", str(table))
+    sort_kib = min(max(SORT_KIB, row.heap_kib // HEAP_PER_SORT), MAX_SORT_KIB)
     await session.set_local("statement_timeout", "0")
-    await session.set_local("maintenance_work_mem", MAINTENANCE_WORK_MEM)
+    await session.set_local("maintenance_work_mem", f"{sort_kib}kB")
     await session.set_local("max_parallel_maintenance_workers", PARALLEL_WORKERS)
     if tablespace:
         await session.set_local("default_tablespace", tablespace)
@@ -224,7 +229,7 @@ async def _attach(session: Session, recorded: RecordedObject) -> None:
     table = TableName.parse(recorded.table_name)
     name = sql.Identifier(str(definition["constraint"]))
     async with session.transaction():
-        await _prepare_build(session, str(definition["tablespace"]))
+        await _prepare_build(session, table, str(definition["tablespace"]))
         there = await session.fetch_one(
             "indexes", "find_constraint", table.schema, table.name, definition["constraint"]
         )

@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from ordermigrate.progress import Event
+from ordermigrate.progress import BytesMoved, Event
 
 
 def configure(log_format: str) -> None:
@@ -39,5 +39,7 @@ class LogReporter:
         self._log = structlog.get_logger().bind(command=command)
 
     def report(self, event: Event) -> None:
-        """Write it down."""
+        """Write it down; a mere sign of life is not worth a line."""
+        if isinstance(event, BytesMoved):
+            return
         self._log.info(event.name(), **dict(event.items()))

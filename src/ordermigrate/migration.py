@@ -41,6 +41,7 @@ from ordermigrate.model import Identity, Side, TableMap
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Prepared, PromiseChecked, Reporter
 from ordermigrate.together import run_together
+from ordermigrate.verdicts import TableVerdict, Verdict
 
 # Counters of a busy session reach the statistics about once a second.
 WATCH_SECONDS = 1.5
@@ -295,7 +296,9 @@ async def copy(
             _check_promise(config, ground, reporter, is_offline=is_offline),
         )
         names = [each.target.name for each in ground.maps]
-        await indexes.analyze(config, Side.SERVICE, names, reporter)
+        await run_together(
+            indexes.analyze(config, Side.SERVICE, names, reporter), _require_known_rows(ground)
+        )
         run = await ledger.change_phase(ground.service, run, Phase.COPIED, "copy")
         return await _result(ground, run, started, found or (), is_already_done=False)
 
@@ -419,11 +422,13 @@ async def _check_promise(
         db.opened(config, Side.MONOLITH, "copy: watch") as watcher,
     ):
         still = await writes.check_stillness(monolith, watcher, ground.maps, first.snapshot, copied)
-        moved = writes.explain_counters(
-            writes.from_json(first.counters), await writes.read_counters(monolith, ground.maps)
-        )
+        before = writes.from_json(first.counters)
+        after = await writes.read_counters(monolith, ground.maps)
     written = [each.describe() for each in still if not each.is_still]
-    found = tuple(written or [each.describe() for each in still]) + tuple(moved)
+    # A TRUNCATE leaves no newer rows behind, but it changes the range of keys.
+    written += writes.explain_key_ranges(before, after)
+    found = tuple(written or [each.describe() for each in still])
+    found += tuple(writes.explain_counters(before, after))
     reporter.report(PromiseChecked(not written, found))
     if written:
         promise = "although --offline promised that it would not be" if is_offline else ""
@@ -476,7 +481,7 @@ class Validation:
 
     run: str | None
     phase: Phase
-    verdict: validation.Verdict
+    verdict: Verdict
     validation_id: int | None
 
 
@@ -522,7 +527,7 @@ async def validate(
     return Validation(run.run if run else None, run.phase if run else Phase.NEW, verdict, number)
 
 
-def describe_table(verdict: validation.TableVerdict) -> dict[str, Any]:
+def describe_table(verdict: TableVerdict) -> dict[str, Any]:
     """Return a table's verdict as JSON has it (docs/reference.md)."""
     return {
         "name": verdict.name,

@@ -15,20 +15,33 @@ from ordermigrate.errors import Refused
 from ordermigrate.model import TableMap, quote_name
 
 
-async def require_rights(
+async def require_visible_rows(
     monolith: Session, service: Session, configured: Sequence[TableConfig]
 ) -> None:
-    """Raise `Refused` unless we may read the monolith's tables and own the service's."""
+    """Raise `Refused` where row level security would hide rows from us."""
+    _refuse(await _find_hidden_rows(monolith, service, configured), "We would not see every row")
+
+
+async def _find_hidden_rows(
+    monolith: Session, service: Session, configured: Sequence[TableConfig]
+) -> list[str]:
     sources = await catalog.find_tables(monolith, [each.name for each in configured])
     targets = await catalog.find_tables(service, [each.target for each in configured])
-    findings = [
+    return [
         f"row level security of {presence.name} on the {side} applies to our role and would hide "
         "rows from us (connect as the table's owner, or as a role with BYPASSRLS)"
         for side, presences in (("monolith", sources), ("service", targets))
         for presence in presences
         if presence.hides_rows
     ]
-    for presence in targets:
+
+
+async def require_rights(
+    monolith: Session, service: Session, configured: Sequence[TableConfig]
+) -> None:
+    """Raise `Refused` unless we may read the monolith's tables and own the service's."""
+    findings = await _find_hidden_rows(monolith, service, configured)
+    for presence in await catalog.find_tables(service, [each.target for each in configured]):
         if not presence.can_insert:
             findings.append(f"we may not insert into {presence.name} on the service")
         if not presence.is_owned:

@@ -56,6 +56,16 @@ class IndexesDropped(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BytesMoved(Event):
+    """How many bytes an attempt has streamed so far, committed or not; told twice a second.
+
+    For bars, not for books: of this event alone the fact is not durable.
+    """
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkCopied(Event):
     """A chunk's rows and its ledger row are committed on the target."""
 

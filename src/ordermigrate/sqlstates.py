@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ordermigrate.errors import OrdermigrateError, Refused, Unavailable, UsageError
+from ordermigrate.errors import LockTimeout, OrdermigrateError, Refused, Unavailable, UsageError
 from ordermigrate.model import Side
 
 TRANSIENT = frozenset(
@@ -78,15 +78,15 @@ def to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: PLR09
             todo="Make room and run the same command again; it goes on where it stopped",
         )
     if state == "55P03":
-        return Unavailable(
+        return LockTimeout(
             f"A lock on the {side} could not be had in time: {quoted}",
             todo="Look for the session that holds it in pg_locks; then run the command again",
         )
     if state == "57014":
         return Unavailable(
             f"The {side} cancelled a statement of ours: {quoted}",
-            todo="Raise limits.<side>.statement_timeout_seconds if the server is merely slow; "
-            "then run the command again",
+            todo="If the server is merely slow, raise statement_timeout_seconds under "
+            f"[limits.{side}], or max_snapshot_age_minutes for a scan; then run the command again",
         )
     if state in {"42P01", "42703", "3F000", "42704"}:
         return Refused(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlencode
@@ -166,6 +166,7 @@ async def pipe(
     is_binary: bool,
     stall_seconds: float,
     sides: tuple[Side, Side],
+    on_bytes: Callable[[int], None],
 ) -> Transfer:
     """Stream the rows of `query` into a table and return how many rows and bytes went.
 
@@ -183,6 +184,7 @@ async def pipe(
     async def put(piece: bytes) -> None:
         pulse.bytes += len(piece)
         pulse.beats += 1
+        on_bytes(len(piece))
         await queue.put(piece)
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -90,7 +90,10 @@ async def _read_key_range(session: Session, table: TableMap) -> tuple[str | None
 
 
 def explain_counters(before: dict[str, Counters], after: dict[str, Counters]) -> list[str]:
-    """Say in sentences which counters and key ranges have moved; empty where none has."""
+    """Say in sentences which write counters have moved; empty where none has.
+
+    They count what was rolled back as well, and come late: a sign, not a proof.
+    """
     said: list[str] = []
     for name, old in before.items():
         new = after[name]
@@ -101,13 +104,18 @@ def explain_counters(before: dict[str, Counters], after: dict[str, Counters]) ->
         ]
         if moved:
             said.append(f"{name}: write counters moved by {', '.join(moved)}")
-        said.extend(
-            f"{name}: its {what.replace('_', ' ')} went from {getattr(old, what)} "
-            f"to {getattr(new, what)}"
-            for what in ("smallest_key", "greatest_key")
-            if getattr(new, what) != getattr(old, what)
-        )
     return said
+
+
+def explain_key_ranges(before: dict[str, Counters], after: dict[str, Counters]) -> list[str]:
+    """Say in sentences which ranges of keys have changed; empty where none has."""
+    return [
+        f"{name}: its {what.replace('_', ' ')} went from {getattr(old, what)} "
+        f"to {getattr(after[name], what)}"
+        for name, old in before.items()
+        for what in ("smallest_key", "greatest_key")
+        if getattr(after[name], what) != getattr(old, what)
+    ]
 
 
 def to_json(counters: dict[str, Counters]) -> dict[str, dict[str, object]]:
@@ -118,6 +126,12 @@ def to_json(counters: dict[str, Counters]) -> dict[str, dict[str, object]]:
 def from_json(kept: dict[str, dict[str, Any]]) -> dict[str, Counters]:
     """Return counters as the ledger has kept them."""
     return {name: Counters(**each) for name, each in kept.items()}
+
+
+def _describe_holder(pid: int | None, application_name: str) -> str:
+    if pid is None:
+        return "a prepared transaction"
+    return f"backend {pid} ({application_name})" if application_name else f"backend {pid}"
 
 
 async def watch(session: Session, tables: Sequence[TableMap], seconds: float) -> list[str]:
@@ -132,11 +146,12 @@ async def watch(session: Session, tables: Sequence[TableMap], seconds: float) ->
         holders = await session.fetch_all("catalog", "see_lock_holders", oids, [session.pid])
         if holders:
             return [
-                f"backend {row.pid}{f' ({row.application_name})' if row.application_name else ''} "
-                f"holds {row.mode} on {row.relation} since {row.age_seconds:.1f} s"
+                f"{_describe_holder(row.pid, row.application_name)} holds {row.mode} on "
+                f"{row.relation} since {row.age_seconds:.1f} s"
                 for row in holders
             ]
-        moved = explain_counters(before, await read_counters(session, tables))
+        now = await read_counters(session, tables)
+        moved = explain_counters(before, now) + explain_key_ranges(before, now)
         if moved or time.monotonic() >= end:
             return moved
         await asyncio.sleep(POLL_SECONDS)

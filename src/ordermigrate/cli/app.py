@@ -6,14 +6,16 @@ called: `--help` should not wait for database drivers.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import traceback
 from importlib import import_module
 
 import click
 
 from ordermigrate import __version__
-from ordermigrate.errors import EXIT_INTERRUPTED, OrdermigrateError, Refused
+from ordermigrate.errors import EXIT_INTERRUPTED, OrdermigrateError, Refused, UsageError
 
 COMMANDS = {
     "init": "Write a commented ordermigrate.toml.",
@@ -78,6 +80,10 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # Values may hold letters that the terminal's encoding lacks; that must not end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -88,11 +94,9 @@ def run(arguments: list[str] | None = None) -> int:
         code = cli.main(args=given, prog_name="ordermigrate", standalone_mode=False)
     except OrdermigrateError as error:
         return _fail(given, error.exit_code, error)
-    except click.UsageError as error:
-        error.show(sys.stderr)
-        return 2
     except click.ClickException as error:
         error.show(sys.stderr)
+        _print_failure(given, 2, UsageError(error.format_message()))
         return 2
     except (click.Abort, KeyboardInterrupt):
         note = OrdermigrateError(
@@ -103,13 +107,30 @@ def run(arguments: list[str] | None = None) -> int:
         # Whoever read our output has gone; there is nobody left to tell.
         sys.stderr.close()
         return 1
+    except Exception as bug:  # noqa: BLE001  the edge of the program
+        traceback.print_exc()
+        said = f"A bug: {type(bug).__name__}: {bug}"
+        return _fail(given, 1, OrdermigrateError(said, todo="Report it with the lines above"))
     return code if isinstance(code, int) else 0
 
 
 def _fail(given: list[str], exit_code: int, error: OrdermigrateError) -> int:
     click.echo(f"ordermigrate: {error}", err=True)
+    _print_failure(given, exit_code, error)
+    return exit_code
+
+
+def _print_failure(given: list[str], exit_code: int, error: OrdermigrateError) -> None:
+    """Print the document that `--json` promises, also where there is only an error to tell."""
     if "--json" in given:
         command = next((each for each in given if each in COMMANDS), None)
+        # What was wrong with the command or the configuration is wrong with `status` too.
+        step = (
+            f"ordermigrate {command}"
+            if exit_code in {5, EXIT_INTERRUPTED}
+            else "ordermigrate status"
+        )
+        steps = [] if exit_code == UsageError.exit_code else [step]
         document = {
             "schema": 1,
             "run": None,
@@ -121,7 +142,6 @@ def _fail(given: list[str], exit_code: int, error: OrdermigrateError) -> int:
             "tables": [],
             "message": str(error),
             "findings": list(error.findings) if isinstance(error, Refused) else [],
-            "next_steps": [{"command": "ordermigrate status", "reason": error.todo or error.fact}],
+            "next_steps": [{"command": each, "reason": error.todo or error.fact} for each in steps],
         }
         click.echo(json.dumps(document, ensure_ascii=False, indent=2))
-    return exit_code

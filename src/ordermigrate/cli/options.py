@@ -22,18 +22,23 @@ _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
+def log_format(function: _F) -> _F:
+    """Add --log-format."""
+    return click.option(
+        "--log-format",
+        type=click.Choice(["console", "json"]),
+        default="console",
+        show_default=True,
+        envvar="ORDERMIGRATE_LOG_FORMAT",
+        help="Progress on stderr for people, or as JSON lines.",
+    )(function)
+
+
 def shared(function: _F) -> _F:
     """Add the options that every command on two databases has."""
     for decorate in (
         click.option("--json", "is_json", is_flag=True, help="Print one JSON document on stdout."),
-        click.option(
-            "--log-format",
-            type=click.Choice(["console", "json"]),
-            default="console",
-            show_default=True,
-            envvar="ORDERMIGRATE_LOG_FORMAT",
-            help="Progress on stderr for people, or as JSON lines.",
-        ),
+        log_format,
         click.option(
             "--config",
             "config_path",
@@ -70,12 +75,18 @@ def run_verb(
     """
     logs.configure(log_format)
     if log_format == "json":
-        return _run(verb(logs.LogReporter(command)))
+        return run_to_end(verb(logs.LogReporter(command)))
     with console.PlainReporter() if is_quiet else console.make_reporter() as reporter:
-        return _run(verb(reporter))
+        return run_to_end(verb(reporter))
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
+def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run work to its end in an event loop of its own; SIGINT and SIGTERM cancel it.
+
+    Raises:
+        KeyboardInterrupt: It was cancelled so.
+
+    """
     if sys.platform == "win32":
         factory = None
     else:

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from ordermigrate import config as configuration
 from ordermigrate import db
@@ -35,7 +35,7 @@ OWN_NAMES: Mapping[Side, str] = {
     Side.SERVICE: "hub_order_service",
 }
 # Small chunks, so that even a small copy has several, and a server that is down is told of soon.
-_LIMITS: Mapping[str, object] = {"chunk_mib": 8, "retry_deadline_seconds": 10}
+_LIMITS: Mapping[str, object] = {"chunk_mib": 8, "retry_deadline_seconds": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ async def open_databases(environ: Mapping[str, str]) -> AsyncIterator[Databases]
     async with contextlib.AsyncExitStack() as stack:
         if all(lent.values()):
             dsns = await stack.enter_async_context(_on_lent_servers(lent))
-            shown = {side: make_conninfo(dsn, password=None) for side, dsn in dsns.items()}
+            shown = {side: _without_secrets(dsn) for side, dsn in dsns.items()}
         else:
             dsns = await stack.enter_async_context(_on_own_servers())
             shown = dsns
@@ -125,9 +125,15 @@ async def _on_lent_servers(lent: Mapping[Side, str]) -> AsyncIterator[dict[Side,
         db.check_dsn(side, lent[side])
     async with contextlib.AsyncExitStack() as stack:
         for side, name in names.items():
-            await _run(config, side, "create_database", name)
+            # Before it is there: an interruption may come while the server is at it.
             stack.push_async_callback(_run, config, side, "drop_database", name)
+            await _run(config, side, "create_database", name)
         yield {side: make_conninfo(lent[side], dbname=name) for side, name in names.items()}
+
+
+def _without_secrets(dsn: str) -> str:
+    known = conninfo_to_dict(dsn).items()
+    return make_conninfo(**{key: value for key, value in known if "password" not in key})
 
 
 async def _run(config: Config, side: Side, block: str, database: str) -> None:

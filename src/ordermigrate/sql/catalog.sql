@@ -10,6 +10,7 @@ SELECT
     c.relpersistence = 'u' AS is_unlogged,
     c.relrowsecurity AS has_row_security,
     greatest(c.reltuples, 0)::bigint AS rows_estimate,
+    coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS can_enter,
     coalesce(has_table_privilege(c.oid, 'SELECT'), false) AS can_select,
     coalesce(has_table_privilege(c.oid, 'INSERT'), false) AS can_insert,
     pg_has_role(c.relowner, 'USAGE') AS is_owned,
@@ -20,7 +21,7 @@ LEFT JOIN pg_catalog.pg_class AS c
     ON c.relnamespace = n.oid AND c.relname = wanted.table_name AND c.relkind NOT IN ('i', 'I', 't');
 
 -- name: find_similar_tables
--- Tables whose names could have been meant.
+-- Tables that could have been meant, those of the same name but for its case first.
 -- $1: a name.
 SELECT
     n.nspname AS schema_name,
@@ -30,9 +31,8 @@ INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE
     c.relkind IN ('r', 'p')
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'ordermigrate')
-    AND lower(c.relname) = lower($1::text)
-ORDER BY 1, 2
-LIMIT 5;
+ORDER BY lower(c.relname) <> lower($1::text), 1, 2
+LIMIT 1000;
 
 -- name: read_columns
 -- Columns of the given tables. Below a domain lies the type that decides how a value travels;
@@ -330,5 +330,23 @@ WHERE
     AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
     AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
     AND l.relation = ANY($1::bigint[]::oid[])
-    AND l.pid <> ALL($2::integer[])
+    -- a prepared transaction holds its locks without a backend
+    AND (l.pid IS NULL OR l.pid <> ALL($2::integer[]))
 ORDER BY age_seconds DESC;
+
+-- name: see_exclusive_holders
+-- Who holds ACCESS EXCLUSIVE on tables, and so keeps even readers out.
+-- $1: the tables' names, quoted as in SQL.
+SELECT
+    l.pid,
+    l.relation::regclass::text AS relation,
+    coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_seconds,
+    coalesce(left(regexp_replace(a.query, '\s+', ' ', 'g'), 80), '') AS query
+FROM pg_catalog.pg_locks AS l
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
+WHERE
+    l.locktype = 'relation'
+    AND l.mode = 'AccessExclusiveLock'
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = ANY($1::text[]::regclass[]::oid[])
+ORDER BY l.granted DESC, age_seconds DESC;

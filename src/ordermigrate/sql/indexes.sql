@@ -1,3 +1,16 @@
+-- name: read_heap_size
+-- How large a table is, with its partitions, in KiB.
+-- $1: the table's name, quoted as in SQL.
+SELECT
+    coalesce(
+        (
+            SELECT sum(pg_relation_size(p.relid))
+            FROM pg_partition_tree($1::text::regclass) AS p
+            WHERE p.isleaf
+        ),
+        pg_relation_size($1::text::regclass)
+    )::bigint / 1024 AS heap_kib;
+
 -- name: drop_constraint
 -- Drop a constraint whose definition is on record.
 ALTER TABLE {table} DROP CONSTRAINT {name};
