@@ -15,7 +15,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -25,9 +25,10 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 
 from ordermigrate import catalog, db, ledger, queries, sessions, streams
 from ordermigrate.catalog import GaveWay
+from ordermigrate.chunks import BLOCK_BYTES, chunk_query, split_blocks
 from ordermigrate.config import Config
 from ordermigrate.db import Session
-from ordermigrate.errors import Refused
+from ordermigrate.errors import OrdermigrateError, Refused
 from ordermigrate.model import Leaf, Side, Table, TableMap
 from ordermigrate.progress import (
     AttemptEnded,
@@ -42,8 +43,8 @@ from ordermigrate.progress import (
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.together import run_together
 
-BLOCK_BYTES = 8192
 TELL_SECONDS = 0.5
+MAX_FRUITLESS = 20
 _TOO_OLD = "the snapshot has reached limits.max_snapshot_age_minutes"
 
 
@@ -53,9 +54,10 @@ class AttemptOver(Exception):
 
 @dataclass(slots=True)
 class _Progress:
-    """When a chunk was last committed; what the retry policy's deadline is counted from."""
+    """When bytes last moved, and how many attempts in a row have committed nothing."""
 
     last: float = field(default_factory=time.monotonic)
+    fruitless: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class Job:
     run: str
     maps: Sequence[TableMap]
     counters: dict[str, Any]
+    note_window: Callable[[Session, str], Awaitable[dict[str, Any]]]
     source: Side = Side.MONOLITH
 
     @property
@@ -87,16 +90,16 @@ class _Attempt:
     """The connections and the remaining chunks of one attempt."""
 
     job: Job
-    number: int
     keeper: Session
     watcher: Session
     book: Session
-    snapshot: str
     deadline: float
-    chunks: deque[ledger.Chunk]
-    leaves: dict[int, Leaf]
     progress: _Progress
     reporter: Reporter
+    number: int = 0
+    snapshot: str = ""
+    chunks: deque[ledger.Chunk] = field(default_factory=deque)
+    leaves: dict[int, Leaf] = field(default_factory=dict)
     moved: int = 0
     marks: dict[Side, tuple[int, int]] = field(default_factory=dict)
     pids: list[int] = field(default_factory=list)
@@ -104,35 +107,7 @@ class _Attempt:
     def move(self, count: int) -> None:
         """Count bytes that have left the source."""
         self.moved += count
-
-
-def split_blocks(blocks: int, chunk_blocks: int) -> Iterator[tuple[int, int | None]]:
-    """Divide a heap of `blocks` blocks into ranges; the last one is open-ended.
-
-    The heap may have grown since it was measured: what was added is in the last range.
-    """
-    first = 0
-    while blocks - first > chunk_blocks:
-        yield first, first + chunk_blocks
-        first += chunk_blocks
-    yield first, None
-
-
-def chunk_query(table: TableMap, leaf: str, first_block: int, end_block: int | None) -> str:
-    """Return the SELECT that reads a range of blocks of one leaf (a TID range scan)."""
-    expressions = sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(sql.SQL(pair.expression), sql.Identifier(pair.name))
-        for pair in table.pairs
-    )
-    alias = sql.Identifier(table.source.name.name)
-    bounds = sql.SQL("{}.ctid >= {}::tid").format(alias, sql.Literal(f"({first_block},0)"))
-    if end_block is not None:
-        bounds += sql.SQL(" AND {}.ctid < {}::tid").format(alias, sql.Literal(f"({end_block},0)"))
-    return (
-        sql.SQL("SELECT {} FROM ONLY {} AS {} WHERE {} AND ({})")
-        .format(expressions, sql.SQL(leaf), alias, bounds, sql.SQL(table.where))
-        .as_string(None)
-    )
+        self.progress.last = time.monotonic()
 
 
 async def load(job: Job, reporter: Reporter) -> RowsCopied:
@@ -140,7 +115,8 @@ async def load(job: Job, reporter: Reporter) -> RowsCopied:
 
     Raises:
         Refused: The source's schema is not what it was when the copy began.
-        Unavailable: For `limits.retry_deadline_seconds` no chunk could be committed.
+        Unavailable: For `limits.retry_deadline_seconds` nothing moved, or many attempts in a row
+            could not commit a single chunk.
 
     """
     started = time.monotonic()
@@ -148,17 +124,20 @@ async def load(job: Job, reporter: Reporter) -> RowsCopied:
     deadline = job.config.limits.retry_deadline_seconds
     policy = AsyncRetrying(
         retry=retry_if_exception_type((ConnectionLost, GaveWay, AttemptOver)),
-        stop=lambda _: time.monotonic() - progress.last > deadline,
+        stop=lambda _: (
+            time.monotonic() - progress.last > deadline or progress.fruitless >= MAX_FRUITLESS
+        ),
         wait=wait_exponential_jitter(initial=0.1, max=2.0),
         reraise=True,
     )
     try:
         async for attempt in policy:
             with attempt:
+                progress.fruitless += 1
                 await _run_attempt(job, progress, reporter)
     except (AttemptOver, GaveWay) as over:
         raise Refused(
-            f"No chunk could be copied for {deadline:g} s: {over}",
+            f"No chunk could be copied in {progress.fruitless} attempts: {over}",
             todo="Wait until the schema change or rewrite is over, or raise "
             "limits.max_snapshot_age_minutes; then run the command again",
         ) from None
@@ -189,47 +168,58 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
         watcher = await open_session(job.source, "copy: watch")
         book = await open_session(job.source.other, "copy")
         age = limits.max_snapshot_age_minutes * 60
-        # Before BEGIN: whatever takes a snapshot inside it would take it before the lock.
-        await keeper.run(
-            "SELECT set_config('idle_in_transaction_session_timeout', $1::text, false)",
-            sessions.milliseconds(age + limits.stall_timeout_seconds),
-        )
-        async with keeper.transaction(is_snapshot=True):
-            deadline = time.monotonic() + age
-            await catalog.lock_against_rewrites(keeper, [each.source.name for each in job.maps])
-            tables = await _check_structure(job, keeper, book)
-            exported = await keeper.run(
-                "SELECT pg_export_snapshot() AS name, pg_current_snapshot()::text AS snapshot"
+        for timeout in ("idle_in_transaction_session_timeout", "transaction_timeout"):
+            # Before BEGIN: whatever takes a snapshot inside it would take it before the lock.
+            await keeper.run(
+                "SELECT set_config($1::text, $2::text, false) "
+                "WHERE current_setting($1::text, true) IS NOT NULL",
+                timeout,
+                sessions.milliseconds(age + limits.stall_timeout_seconds),
             )
-            leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
-            await _plan(job, tables, book, reporter)
-            number = await ledger.open_attempt(
-                book, job.run, exported[0].snapshot, catalog.fingerprint(tables), job.counters
-            )
+        async with catalog.locked_snapshot(keeper, [each.source.name for each in job.maps]):
             attempt = _Attempt(
-                job,
-                number,
-                keeper,
-                watcher,
-                book,
-                exported[0].name,
-                deadline,
-                deque(),
-                leaves,
-                progress,
-                reporter,
+                job, keeper, watcher, book, time.monotonic() + age, progress, reporter
             )
+            attempt.pids.append(keeper.pid)
             try:
-                await _copy_chunks(attempt)
+                await run_together(
+                    _copy_under_snapshot(attempt),
+                    beside=[
+                        catalog.watch_for_rewriters(watcher, job.oids, attempt.pids),
+                        _keep_age(attempt),
+                        _tell_bytes(attempt),
+                    ],
+                )
             except (ConnectionLost, GaveWay, AttemptOver) as over:
-                # First of all let go of the source: whoever waits for our locks should not wait
-                # for the target too.
-                await keeper.close()
-                reporter.report(AttemptEnded(number, str(over)))
-                with contextlib.suppress(ConnectionLost):
-                    await ledger.end_attempt(book, number, str(over))
+                reporter.report(AttemptEnded(attempt.number, str(over)))
+                with contextlib.suppress(OrdermigrateError):
+                    await ledger.end_attempt(book, attempt.number, str(over))
                 raise
-            await ledger.end_attempt(book, number, "complete")
+            await ledger.end_attempt(book, attempt.number, "complete")
+
+
+async def _copy_under_snapshot(attempt: _Attempt) -> None:
+    """Take the snapshot, compare the schema, plan what is missing, and copy it."""
+    job, keeper, book = attempt.job, attempt.keeper, attempt.book
+    tables = await _check_structure(job, keeper, book)
+    exported = (
+        await keeper.run(
+            "SELECT pg_export_snapshot() AS name, pg_current_snapshot()::text AS snapshot"
+        )
+    )[0]
+    attempt.snapshot = exported.name
+    attempt.leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
+    is_first = await ledger.read_first_attempt(book) is None
+    await _plan(job, tables, book, attempt.reporter)
+    attempt.number = await ledger.open_attempt(
+        book,
+        job.run,
+        exported.snapshot,
+        catalog.fingerprint(tables),
+        job.counters,
+        await job.note_window(keeper, exported.snapshot) if is_first else {},
+    )
+    await _copy_chunks(attempt)
 
 
 async def _check_structure(job: Job, keeper: Session, book: Session) -> list[Table]:
@@ -257,7 +247,7 @@ async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Repo
         chunk.leaf_oid: chunk.filenode for chunk in await ledger.read_chunks(book)
     }
     chunk_blocks = job.config.limits.chunk_mib * 1024 * 1024 // BLOCK_BYTES
-    targets = {each.source.name: each.target.name for each in job.maps}
+    targets = {each.source.name: each.target for each in job.maps}
     for table in tables:
         for leaf in table.leaves:
             if leaf.oid in known and known[leaf.oid] != leaf.filenode:
@@ -293,20 +283,12 @@ async def _copy_chunks(attempt: _Attempt) -> None:
             attempt.job.rows_estimate,
         )
     )
-    attempt.pids.append(attempt.keeper.pid)
     for session in (attempt.keeper, attempt.book):
         marks = secrets.randbelow(2**31), secrets.randbelow(2**31)
         await session.run(queries.get("sessions", "take_mark"), *marks)
         attempt.marks[session.side] = marks
     workers = max(1, min(attempt.job.config.limits.workers, len(attempt.chunks)))
-    await run_together(
-        *(_work(attempt, number) for number in range(1, workers + 1)),
-        beside=[
-            catalog.watch_for_rewriters(attempt.watcher, attempt.job.oids, attempt.pids),
-            _keep_age(attempt),
-            _tell_bytes(attempt),
-        ],
-    )
+    await run_together(*(_work(attempt, number) for number in range(1, workers + 1)))
     if attempt.chunks:
         raise AttemptOver(_TOO_OLD)
 
@@ -332,20 +314,7 @@ async def _work(attempt: _Attempt, number: int) -> None:
     target: asyncpg.Connection[Any] | None = None
     try:
         target = await _open_stream(attempt, attempt.book, number)
-        with streams.translated(job.source):
-            await source.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            await source.execute(
-                queries.compose(
-                    "catalog",
-                    "lock_against_rewrites",
-                    tables=sql.SQL(", ").join(each.source.name.sql for each in job.maps),
-                )
-            )
-            await source.execute(
-                sql.SQL("SET TRANSACTION SNAPSHOT {}")
-                .format(sql.Literal(attempt.snapshot))
-                .as_string(None)
-            )
+        await _import_snapshot(attempt, source)
         last_start = attempt.deadline - 0.1 * job.config.limits.max_snapshot_age_minutes * 60
         while attempt.chunks and time.monotonic() < last_start:
             chunk = attempt.chunks.popleft()
@@ -356,14 +325,35 @@ async def _work(attempt: _Attempt, number: int) -> None:
             target.terminate()
 
 
+async def _import_snapshot(attempt: _Attempt, source: asyncpg.Connection[Any]) -> None:
+    async def run(statement: str) -> None:
+        with streams.translated(attempt.job.source):
+            await source.execute(statement)
+
+    names = [each.source.name for each in attempt.job.maps]
+    await catalog.begin_locked(run, attempt.keeper, names, _longest(attempt))
+    await run(
+        sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(attempt.snapshot)).as_string(None)
+    )
+
+
+def _longest(attempt: _Attempt) -> str:
+    """Return in milliseconds how long a statement that holds the snapshot may last at most."""
+    limits = attempt.job.config.limits
+    return sessions.milliseconds(
+        limits.max_snapshot_age_minutes * 60 + limits.stall_timeout_seconds
+    )
+
+
 async def _open_stream(attempt: _Attempt, like: Session, number: int) -> asyncpg.Connection[Any]:
     """Open a stream's connection to where a session is, and prove that it is the same database."""
     route = replace(
         like.route,
         settings={
             **like.route.settings,
-            # Between chunks and while bytes flow, the stall limit watches instead.
-            "statement_timeout": "0",
+            # Between chunks and while bytes flow, the stall limit watches; these are for the
+            # server, should we not be there any more.
+            "statement_timeout": _longest(attempt),
             "idle_in_transaction_session_timeout": sessions.milliseconds(
                 attempt.job.config.limits.stall_timeout_seconds * 2
             ),
@@ -409,7 +399,7 @@ async def _copy_chunk(
         message = f"{chunk.leaf_name} was rewritten while it was being copied"
         raise AttemptOver(message)
     leaf = attempt.leaves[chunk.leaf_oid]
-    query = chunk_query(table, leaf.name.sql.as_string(None), chunk.first_block, chunk.end_block)
+    query = chunk_query(table, leaf, chunk.first_block, chunk.end_block)
     with streams.translated(job.source.other):
         async with asyncio.timeout(stall_seconds):
             await target.execute("BEGIN")
@@ -427,7 +417,7 @@ async def _copy_chunk(
         target,
         schema=table.target.name.schema,
         table=table.target.name.name,
-        columns=tuple(pair.name for pair in table.pairs),
+        columns=tuple(pair.name for pair in table.copied),
         is_binary=table.is_binary,
         stall_seconds=stall_seconds,
         sides=(job.source, job.source.other),
@@ -443,5 +433,5 @@ async def _copy_chunk(
                 moved.bytes,
             )
             await target.execute("COMMIT")
-    attempt.progress.last = time.monotonic()
+    attempt.progress.fruitless = 0
     attempt.reporter.report(ChunkCopied(chunk.table_name, chunk.chunk_id, moved.rows, moved.bytes))

@@ -7,12 +7,14 @@ rest of the transaction. Only names and definitions leave this module, never row
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import difflib
-import hashlib
-import json
+import random
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 from psycopg import sql
@@ -129,36 +131,77 @@ async def _find_similar(session: Session, name: TableName) -> list[TableName]:
     return [each for each in known if each.name.lower() in alike][:3]
 
 
-async def lock_against_rewrites(session: Session, tables: Iterable[TableName]) -> None:
-    """Take ACCESS SHARE on tables and all that inherits from them, before any snapshot.
+async def begin_locked(
+    run: Callable[[str], Awaitable[object]],
+    session: Session,
+    tables: Iterable[TableName],
+    statement_timeout_ms: str | None = None,
+) -> None:
+    """Begin REPEATABLE READ READ ONLY and take ACCESS SHARE on the tables before any snapshot.
+
+    LOCK TABLE takes no snapshot, so whatever reads next does so in one that no rewrite can have
+    overtaken. While it waits for one table it holds others; so it gives up well within
+    deadlock_timeout, lets everything go, and tries again.
+
+    Args:
+        run: Runs a statement on the connection whose transaction this is.
+        session: A session on the same side.
+        tables: The family; what inherits from them is locked with them.
+        statement_timeout_ms: What the transaction goes on with; the session's own if left out.
 
     Raises:
-        Unavailable: Within lock_timeout the locks were not to be had; says who holds them.
+        LockTimeout: Within lock_timeout the locks were not to be had; says who holds them.
 
     """
     tables = list(tables)
     names = sql.SQL(", ").join(name.sql for name in tables)
-    try:
-        await session.fetch_all("catalog", "lock_against_rewrites", tables=names)
-    except LockTimeout as timeout:
-        # The transaction is lost, so another connection has to look.
-        connection = await streams.connect(session.route)
+    lock = queries.compose("catalog", "lock_against_rewrites", tables=names)
+    end = time.monotonic() + float(session.route.settings["lock_timeout"]) / 1000
+    while True:
+        await run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        # lock_timeout counts for each table by itself; statement_timeout for all of them.
+        await run(f"SET LOCAL statement_timeout = {session.identity.deadlock_timeout_ms // 2}")
         try:
-            with streams.translated(session.side):
-                rows = await connection.fetch(
-                    queries.get("catalog", "see_exclusive_holders"), [str(each) for each in tables]
-                )
-        finally:
-            connection.terminate()
-        holders = "; ".join(
-            f"backend {row['pid']} on {row['relation']} for {row['age_seconds']:.0f} s "
-            f"({row['query']})"
-            for row in rows
-        )
-        raise LockTimeout(
-            timeout.fact + (f". Held or wanted exclusively by {holders}" if holders else ""),
-            todo="End that session or wait for it; then run the command again",
-        ) from timeout
+            await run(lock)
+        except Unavailable as unavailable:
+            if unavailable.sqlstate not in {"55P03", "57014"}:
+                raise
+            await run("ROLLBACK")
+            if time.monotonic() >= end:
+                raise await _explain_timeout(session, tables) from unavailable
+            await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311  jitter, not a secret
+        else:
+            own = session.route.settings["statement_timeout"]
+            await run(f"SET LOCAL statement_timeout = {statement_timeout_ms or own}")
+            return
+
+
+async def _explain_timeout(session: Session, tables: Sequence[TableName]) -> LockTimeout:
+    """Say who keeps even readers out of the tables."""
+    connection = await streams.connect(session.route)
+    try:
+        with streams.translated(session.side):
+            rows = await connection.fetch(
+                queries.get("catalog", "see_exclusive_holders"), [str(each) for each in tables]
+            )
+    finally:
+        connection.terminate()
+    holders = "; ".join(
+        f"backend {row['pid']} on {row['relation']} for {row['age_seconds']:.0f} s ({row['query']})"
+        for row in rows
+    )
+    return LockTimeout(
+        f"The {session.side}'s tables could not be locked for reading in time"
+        + (f": held or wanted exclusively by {holders}" if holders else ""),
+        todo="End that session or wait for it; then run the command again",
+    )
+
+
+@contextlib.asynccontextmanager
+async def locked_snapshot(session: Session, tables: Iterable[TableName]) -> AsyncIterator[None]:
+    """Run a block in a transaction as `begin_locked` opens it."""
+    async with session.transaction(partial(begin_locked, session.run, session, tables)):
+        yield
 
 
 async def read_tables(session: Session, names: Sequence[TableName]) -> dict[TableName, Table]:
@@ -207,7 +250,7 @@ async def read_tables(session: Session, names: Sequence[TableName]) -> dict[Tabl
             triggers=tuple(
                 Trigger(
                     each.name,
-                    name,
+                    TableName(each.schema_name, each.table_name),
                     each.oid,
                     each.version,
                     each.enabled,
@@ -240,16 +283,13 @@ def _column(row: Any) -> Column:  # noqa: ANN401  a row of read_columns
         row.is_enum,
         row.is_binary_safe,
         row.is_not_null,
-        row.has_default,
         row.identity,
         row.generated,
         row.collation,
-        row.hash_function,
     )
 
 
 def _index(table: TableName, row: Any) -> Index:  # noqa: ANN401  a row of read_indexes
-    own = f"constraint {row.constraint_name} on table" if row.constraint_name else None
     return Index(
         name=row.name,
         table=table,
@@ -269,7 +309,7 @@ def _index(table: TableName, row: Any) -> Index:  # noqa: ANN401  a row of read_
         constraint_definition=row.constraint_definition,
         constraint_comment=row.constraint_comment,
         is_deferrable=row.is_deferrable,
-        needed_by=tuple(each for each in row.needed_by if not (own and each.startswith(own))),
+        needed_by=tuple(row.needed_by),
     )
 
 
@@ -292,6 +332,12 @@ def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_le
             f"{name}, a part of {table}, is {_KINDS.get(row.kind, 'not a table')}",
             wanted="Partitions that are tables of this database",
             todo="Detach it, or move its rows into a table first",
+        )
+    if not row.can_select or row.hides_rows:
+        raise Refused(
+            f"We may not read all rows of {name}, a part of {table}",
+            wanted="SELECT on every part by itself, and no row level security that applies to us",
+            todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
         )
     return Leaf(row.oid, name, row.filenode, row.blocks, row.bound, row.access_method)
 
@@ -361,12 +407,6 @@ def fingerprint(tables: Iterable[Table]) -> dict[str, Any]:
     return {str(table.name): describe_structure(table) for table in tables}
 
 
-def digest_of(fingerprinted: dict[str, Any]) -> str:
-    """Return a short hash of a fingerprint, for logs."""
-    text = json.dumps(fingerprinted, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Say in sentences what differs between two fingerprints; empty where nothing does."""
     said: list[str] = []
@@ -387,6 +427,20 @@ def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         if old["row_security"] != new["row_security"]:
             said.append(f"row level security of {name} was switched")
     return said
+
+
+async def require_unchanged(session: Session, tables: Sequence[Table]) -> None:
+    """Raise `Refused` unless the catalog still says of these tables what it said when read."""
+    now = await read_tables(session, [table.name for table in tables])
+    drift = explain_drift(fingerprint(tables), fingerprint(now.values()))
+    if drift:
+        raise Refused(
+            f"The {session.side}'s schema has changed while this command was at work: "
+            + "; ".join(drift),
+            wanted="Tables that keep their columns and keys meanwhile",
+            todo="Run the command again when the change is complete",
+            findings=drift,
+        )
 
 
 def _explain_section(

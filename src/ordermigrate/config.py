@@ -56,17 +56,24 @@ class _Strict(BaseModel):
 class Depends(_Strict):
     """What a column expression reads besides its own row, so that changes there are noticed."""
 
-    table: Qualified
-    columns: list[str] = Field(min_length=1)
-    keys: str = Field(min_length=1)
+    table: Qualified = Field(description="The other table.")
+    columns: list[str] = Field(min_length=1, description="Its columns that the expression reads.")
+    keys: str = Field(
+        min_length=1,
+        description="A query for the keys whose rows change with it; `changed` is its changed row.",
+    )
 
 
 class ColumnRule(_Strict):
     """A target column that is computed on the source."""
 
-    sql: str = Field(min_length=1)
-    depends: Depends | None = None
-    frozen: bool = False
+    sql: str = Field(min_length=1, description="An expression over the monolith's row.")
+    depends: Depends | None = Field(
+        default=None, description="To come: what else it reads, so that changes there are noticed."
+    )
+    frozen: bool = Field(
+        default=False, description="Copied once and left out of comparisons, which is reported."
+    )
 
     @model_validator(mode="after")
     def _one_way_to_stay_right(self) -> Self:
@@ -79,14 +86,32 @@ class ColumnRule(_Strict):
 class TableConfig(_Strict):
     """One table of the family."""
 
-    name: Qualified
-    to: Qualified | None = None
-    status: str | None = None
-    user: str | None = None
-    created: str | None = None
-    updated: str | None = None
-    where: str = Field(default="true", min_length=1)
-    columns: dict[str, ColumnRule] = Field(default_factory=dict)
+    name: Qualified = Field(
+        description="The table on the monolith, with its schema; quoted inside the string as in "
+        "SQL where it has capitals or spaces."
+    )
+    to: Qualified | None = Field(
+        default=None, description="The table on the service; the same name when left out."
+    )
+    status: str | None = Field(
+        default=None, description="Column of the service's table for the status distribution."
+    )
+    user: str | None = Field(
+        default=None, description="Column for the order count per user, and for orphans."
+    )
+    created: str | None = Field(default=None, description="Column for the latest orders.")
+    updated: str | None = Field(
+        default=None,
+        description="To come: column that says when a row changed, for a rollback by time.",
+    )
+    where: str = Field(
+        default="true", min_length=1, description="Only these rows are copied and compared."
+    )
+    columns: dict[str, ColumnRule] = Field(
+        default_factory=dict,
+        description="By the service's column name: an SQL expression over the monolith's row, or "
+        "a table with the keys below.",
+    )
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -106,31 +131,72 @@ class TableConfig(_Strict):
 class SideConfig(_Strict):
     """How one database is reached."""
 
-    dsn: SecretStr | None = None
+    dsn: SecretStr | None = Field(
+        default=None,
+        description="libpq URI or keyword string; `service=` and password files work.",
+    )
 
 
 class SideLimits(_Strict):
     """What our sessions on one side may cost it."""
 
-    max_connections: int = Field(default=25, ge=3)
-    min_connections: int = Field(default=5, ge=0)
-    max_idle_minutes: float = Field(default=10, gt=0)
-    connect_timeout_seconds: float = Field(default=5, gt=0)
-    statement_timeout_seconds: float = Field(default=30, gt=0)
+    max_connections: int = Field(default=25, ge=3, description="The most connections open at once.")
+    min_connections: int = Field(
+        default=5, ge=0, description="To come: how many are kept open when idle."
+    )
+    max_idle_minutes: float = Field(
+        default=10,
+        gt=0,
+        description="To come: an idle one above that number is closed after this.",
+    )
+    connect_timeout_seconds: float = Field(
+        default=5, gt=0, description="How long a connection may take to open."
+    )
+    statement_timeout_seconds: float = Field(
+        default=30,
+        gt=0,
+        description="The limit of a control statement; streams have stall_timeout_seconds.",
+    )
 
 
 class Limits(_Strict):
     """The limits that a migration keeps."""
 
-    workers: int = Field(default=2, ge=1, le=64)
-    chunk_mib: int = Field(default=64, ge=1, le=65536)
-    max_snapshot_age_minutes: float = Field(default=60, gt=0)
-    max_lag_seconds: float = Field(default=5, gt=0)
-    max_pause_seconds: float = Field(default=5, gt=0)
-    validation_age_minutes: float = Field(default=60, gt=0)
-    lock_timeout_seconds: float = Field(default=30, gt=0)
-    stall_timeout_seconds: float = Field(default=60, gt=0)
-    retry_deadline_seconds: float = Field(default=60, ge=0)
+    workers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Chunks copied, and indexes built, at the same time.",
+    )
+    chunk_mib: int = Field(
+        default=64, ge=1, le=65536, description="Size of a chunk on the monolith's disk, in MiB."
+    )
+    max_snapshot_age_minutes: float = Field(
+        default=60,
+        gt=0,
+        description="Age at which a copy lets its snapshot go and takes a new one, and beyond "
+        "which no validation goes on.",
+    )
+    max_lag_seconds: float = Field(
+        default=5, gt=0, description="To come: how far behind the service may be at cutover."
+    )
+    max_pause_seconds: float = Field(
+        default=5, gt=0, description="To come: how long a cutover may keep writers waiting."
+    )
+    validation_age_minutes: float = Field(
+        default=60, gt=0, description="To come: how old the last validation may be at cutover."
+    )
+    lock_timeout_seconds: float = Field(
+        default=30, gt=0, description="How long to wait for a lock before giving up."
+    )
+    stall_timeout_seconds: float = Field(
+        default=60, gt=0, description="A stream that has not moved for this long counts as cut."
+    )
+    retry_deadline_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="How long in all to try again without progress when a database is unavailable.",
+    )
     monolith: SideLimits = SideLimits()
     service: SideLimits = SideLimits()
 
@@ -160,7 +226,11 @@ class Config(_Strict):
 
     monolith: SideConfig = SideConfig()
     service: SideConfig = SideConfig()
-    family: str | None = None
+    family: str | None = Field(
+        default=None,
+        description="A family that comes with the program: its SQL creates the service's tables "
+        "where there are none.",
+    )
     tables: list[TableConfig] = Field(min_length=1)
     limits: Limits = Limits()
 

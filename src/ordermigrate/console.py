@@ -374,7 +374,7 @@ def show_differences(document: dict[str, Any]) -> None:
 
 
 def _show_differences(console: Console, table: dict[str, Any]) -> None:
-    """List rows one below the other: both values of a column in one place, however wide they are."""
+    """List rows below each other: a column's two values meet, however long they are."""
     if not table["differences"]:
         return
     shown, total = len(table["differences"]), table["differences_total"]

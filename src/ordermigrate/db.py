@@ -13,7 +13,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
@@ -32,9 +32,10 @@ from ordermigrate import queries, sessions, streams
 from ordermigrate.config import Config, Limits
 from ordermigrate.errors import OrdermigrateError, Refused, UsageError
 from ordermigrate.model import Identity, Side
-from ordermigrate.sqlstates import ConnectionLost, ServerError, to_error
+from ordermigrate.sqlstates import TRANSIENT, ConnectionLost, ServerError, to_error
 
 FIRST_SECONDS = 10.0
+MAX_UNANSWERED = 2
 _GRACE_SECONDS = 5.0
 _T = TypeVar("_T")
 
@@ -59,18 +60,18 @@ def check_dsn(side: Side, dsn: str) -> None:
     """
     try:
         options = conninfo_to_dict(dsn)
-        ports = str(options.get("port") or "").split(",")
-        if "@" in str(options.get("host") or "") or not all(
-            port.isdecimal() or not port for port in ports
-        ):
-            raise psycopg.ProgrammingError
     except psycopg.ProgrammingError:
+        options = {"port": "not to be parsed"}
+    ports = str(options.get("port") or "").split(",")
+    if "@" in str(options.get("host") or "") or not all(
+        port.isdecimal() or not port for port in ports
+    ):
         raise UsageError(
             f"The {side}'s DSN cannot be parsed (it is not repeated here: it may hold a password)",
             wanted="A libpq URI such as postgresql://user@host:5432/database, or keywords such as "
             "host=... dbname=..., or service=...",
             todo="Correct it; special characters in a URI's password have to be percent-encoded",
-        ) from None
+        )
 
 
 class Session:
@@ -140,9 +141,8 @@ class Session:
 
     async def run_script(self, script: str) -> None:
         """Run several statements that take no parameters, such as a family's DDL."""
-        with translated(self.side):
-            async with asyncio.timeout(self._timeout_seconds):
-                await psycopg.AsyncClientCursor(self._connection).execute(script)
+        # Without parameters psycopg uses the simple protocol, which takes several statements.
+        await self.run(script)
 
     async def _execute(self, statement: str, values: Sequence[object]) -> list[Any]:
         task = asyncio.ensure_future(self._execute_now(statement, values))
@@ -154,7 +154,7 @@ class Session:
             done, _ = await asyncio.wait({task}, timeout=_GRACE_SECONDS)
             if not done:
                 self.abort()
-                await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            await asyncio.gather(task, return_exceptions=True)
             raise
 
     def abort(self) -> None:
@@ -163,16 +163,38 @@ class Session:
         with socket.socket(fileno=os.dup(descriptor)) as duplicate, contextlib.suppress(OSError):
             duplicate.shutdown(socket.SHUT_RDWR)
 
+    async def find_fault(self, query: str) -> str | None:
+        """Let the server parse and plan a query without running it, and return what it minds.
+
+        A text that holds more than one statement is minded too.
+        """
+        try:
+            # In binary, because only psycopg's simple protocol would take several statements.
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._connection.execute(f"EXPLAIN {query}", binary=True)
+        except psycopg.Error as error:
+            if error.sqlstate is None or error.sqlstate in TRANSIENT:
+                with translated(self.side):
+                    raise
+            return error.diag.message_primary or str(error)
+        except TimeoutError:
+            return f"the server could not plan it within {self._timeout_seconds:g} s"
+        return None
+
     async def _execute_now(self, statement: str, values: Sequence[object]) -> list[Any]:
         with translated(self.side):
             cursor = await self._connection.execute(statement, values or None)
             return await cursor.fetchall() if cursor.description else []
 
     @contextlib.asynccontextmanager
-    async def transaction(self, *, is_snapshot: bool = False) -> AsyncIterator[None]:
-        """Run a block in one transaction; REPEATABLE READ READ ONLY when it is for a snapshot."""
-        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" if is_snapshot else "BEGIN"
-        await self.run(begin)
+    async def transaction(
+        self, begin: Callable[[], Awaitable[None]] | None = None
+    ) -> AsyncIterator[None]:
+        """Run a block in one transaction, opened by `begin` where BEGIN alone does not do."""
+        if begin is None:
+            await self.run("BEGIN")
+        else:
+            await begin()
         try:
             yield
         except (asyncio.CancelledError, ConnectionLost):
@@ -204,22 +226,33 @@ async def outlive(work: Awaitable[_T], route: streams.Route, pid: int, stall_sec
 
     """
     task = asyncio.ensure_future(work)
+    # When we are cancelled nobody is left to be told how it ends.
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    unanswered = 0
     try:
         while True:
-            done, _ = await asyncio.wait({task}, timeout=stall_seconds)
+            # After a look that nobody answered, the next one follows at once.
+            done, _ = await asyncio.wait({task}, timeout=0 if unanswered else stall_seconds)
             if done:
                 return task.result()
-            if not await _is_alive(route, pid) and not task.done():
-                raise ConnectionLost(
-                    f"Backend {pid} on the {route.side} is gone, and its reply never came",
-                    todo="Run the same command again; it goes on where it stopped",
-                )
+            try:
+                is_alive = await _is_alive(route, pid)
+            except ConnectionLost as lost:
+                # A server that refuses the connection with a code of its own is alive.
+                unanswered = 0 if lost.sqlstate else unanswered + 1
+                if unanswered >= MAX_UNANSWERED:
+                    raise
+            else:
+                unanswered = 0
+                if not is_alive and not task.done():
+                    raise ConnectionLost(
+                        f"Backend {pid} on the {route.side} is gone, and its reply never came",
+                        todo="Run the same command again; it goes on where it stopped",
+                    )
     finally:
         if not task.done():
-            # Nobody may be left to be told how it ends: we can be cancelled once more meanwhile.
-            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             task.cancel()
-            await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+            await asyncio.wait({task}, timeout=2 * _GRACE_SECONDS)
 
 
 async def _is_alive(route: streams.Route, pid: int) -> bool:
@@ -228,8 +261,6 @@ async def _is_alive(route: streams.Route, pid: int) -> bool:
         with streams.translated(route.side):
             async with asyncio.timeout(route.connect_timeout_seconds):
                 return bool(await connection.fetchval(queries.get("sessions", "see_backend"), pid))
-    except TimeoutError:
-        return False
     finally:
         connection.terminate()
 
@@ -353,6 +384,7 @@ async def _settle(
         found.encoding,
         found.is_in_recovery,
         control[1],
+        found.deadlock_timeout_ms,
     )
 
 

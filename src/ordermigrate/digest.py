@@ -57,7 +57,7 @@ class View:
     def origin(self) -> str:
         """The FROM and WHERE of every query on this side."""
         table, alias = self.table.sql.as_string(None), _identifier(self.alias)
-        return f"{table} AS {alias} WHERE ({self.where})"
+        return f"{table} AS {alias} WHERE ({self.where}\n)"
 
     @property
     def image(self) -> str:
@@ -164,7 +164,7 @@ def rows_query(view: View) -> str:
         f"SELECT key_image, key_texts, {high} AS high, {low} AS low FROM ("  # noqa: S608
         f"SELECT {view.key_image} AS key_image, ARRAY[{texts}] AS key_texts, {digest} "
         f"FROM {view.origin} AND {view.part} = ANY($1::bigint[]) OFFSET 0) AS image "
-        "ORDER BY key_image"
+        "ORDER BY key_image, high, low"
     )
 
 

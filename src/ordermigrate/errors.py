@@ -20,11 +20,13 @@ class OrdermigrateError(Exception):
         wanted: What was wanted instead; may be left out where the fact says it.
         todo: What to do about it: a command, a statement, a setting.
 
+    `sqlstate` is the server's code where a server's report is behind it.
     """
 
     exit_code: ClassVar[int] = 1
     meaning: ClassVar[str] = "a bug"
     owner_of_writes: ClassVar[str] = "unchanged unless `status` says otherwise"
+    sqlstate = ""
 
     def __init__(self, fact: str, *, wanted: str = "", todo: str = "") -> None:
         super().__init__(fact)

@@ -30,7 +30,7 @@ MAX_SORT_KIB = 1024 * 1024
 HEAP_PER_SORT = 200
 PARALLEL_WORKERS = "0"
 
-_TEXTUAL = frozenset({"text", "character varying", "character", "name"})
+_TEXTUAL = frozenset({"text", "character varying", "bpchar", "name"})
 
 
 async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
@@ -83,7 +83,7 @@ async def drop_for_load(target: Session, maps: Iterable[TableMap]) -> list[Index
                 str(table.name),
                 "index",
                 index.name,
-                catalog.recorded(index),
+                {**catalog.recorded(index), "is_partitioned": table.is_partitioned},
                 weight=estimate_weight(index, table),
             )
             await _drop(target, table.name, index)
@@ -193,6 +193,8 @@ def _is_attachable(definition: dict[str, object]) -> bool:
         definition["constraint_kind"] in {"p", "u"}
         and definition["method"] == "btree"
         and not definition["is_deferrable"]
+        # PostgreSQL attaches no index to a partitioned table's constraint: it builds one.
+        and not definition["is_partitioned"]
     )
 
 
@@ -204,7 +206,9 @@ async def _build(session: Session, recorded: RecordedObject) -> bool:
         return False
     async with session.transaction():
         await _prepare_build(session, table, str(definition["tablespace"]))
-        there = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
+        there = await session.fetch_one(
+            "indexes", "find_index", table.schema, recorded.name, table.name
+        )
         if there is None:
             await session.run_long(str(definition["definition"]))
         if definition["constraint"]:
@@ -220,8 +224,7 @@ async def _prepare_build(session: Session, table: TableName, tablespace: str) ->
     await session.set_local("statement_timeout", "0")
     await session.set_local("maintenance_work_mem", f"{sort_kib}kB")
     await session.set_local("max_parallel_maintenance_workers", PARALLEL_WORKERS)
-    if tablespace:
-        await session.set_local("default_tablespace", tablespace)
+    await session.set_local("default_tablespace", tablespace)
 
 
 async def _attach(session: Session, recorded: RecordedObject) -> None:
@@ -234,12 +237,10 @@ async def _attach(session: Session, recorded: RecordedObject) -> None:
             "indexes", "find_constraint", table.schema, table.name, definition["constraint"]
         )
         if there is None:
-            built = await session.fetch_one("indexes", "find_index", table.schema, recorded.name)
-            if (
-                _is_attachable(definition)
-                and built is not None
-                and not await _is_parted(session, table)
-            ):
+            built = await session.fetch_one(
+                "indexes", "find_index", table.schema, recorded.name, table.name
+            )
+            if _is_attachable(definition) and built is not None:
                 block = (
                     "attach_primary_key"
                     if definition["constraint_kind"] == "p"
@@ -268,11 +269,6 @@ async def _attach(session: Session, recorded: RecordedObject) -> None:
             )
         await _dress(session, table, recorded)
         await ledger.mark_restored(session, recorded)
-
-
-async def _is_parted(session: Session, table: TableName) -> bool:
-    found = await catalog.find_tables(session, [table])
-    return found[0].kind == "p"
 
 
 def _add_constraint(table: TableName, name: sql.Identifier, definition: dict[str, object]) -> str:

@@ -42,6 +42,7 @@ class Run:
     phase_since: datetime
     started_at: datetime
     program_version: str
+    monolith: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class FirstAttempt:
     snapshot: str
     fingerprint: dict[str, Any]
     counters: dict[str, Any]
+    window: dict[str, Any]
     attempts: int
 
 
@@ -115,6 +117,7 @@ def describe_identity(identity: Identity) -> str:
             "database": identity.database,
             "server_version": identity.version_text,
             "encoding": identity.encoding,
+            "database_oid": identity.database_oid,
             "system_identifier": identity.system_identifier,
             "timeline": identity.timeline,
         }
@@ -144,10 +147,17 @@ async def read_run(service: Session) -> Run | None:
     row = await service.fetch_one("ledger", "read_run")
     if row is None:
         return None
-    return Run(row.run, Phase(row.phase), row.phase_since, row.started_at, row.program_version)
+    return Run(
+        row.run,
+        Phase(row.phase),
+        row.phase_since,
+        row.started_at,
+        row.program_version,
+        row.monolith,
+    )
 
 
-async def take_operator_lock(service: Session, run: str) -> None:
+async def take_operator_lock(service: Session) -> None:
     """Keep other commands that change this migration out, for as long as the session lives.
 
     A server takes a moment to notice that a killed command is gone, so its lock is waited for
@@ -158,10 +168,10 @@ async def take_operator_lock(service: Session, run: str) -> None:
 
     """
     end = time.monotonic() + OPERATOR_LOCK_SECONDS
-    while not (await service.fetch_one("sessions", "try_operator_lock", run)).is_ours:
+    while not (await service.fetch_one("sessions", "try_operator_lock")).is_ours:
         if time.monotonic() >= end:
             raise Busy(
-                f"Another ordermigrate command is at work on migration {run}",
+                "Another ordermigrate command is at work on this migration",
                 wanted="One command at a time that changes it",
                 todo="Wait for it to end; `ordermigrate status` shows how far it is",
             )
@@ -200,10 +210,17 @@ async def open_attempt(
     snapshot: str,
     fingerprint: dict[str, Any],
     counters: dict[str, Any],
+    window: dict[str, Any],
 ) -> int:
     """Record an attempt of the copy and return its number."""
     row = await service.fetch_one(
-        "ledger", "insert_attempt", run, snapshot, json.dumps(fingerprint), json.dumps(counters)
+        "ledger",
+        "insert_attempt",
+        run,
+        snapshot,
+        json.dumps(fingerprint),
+        json.dumps(counters),
+        json.dumps(window),
     )
     return int(row.attempt)
 
@@ -216,7 +233,9 @@ async def end_attempt(service: Session, attempt: int, outcome: str) -> None:
 async def read_first_attempt(service: Session) -> FirstAttempt | None:
     """Return the attempt that began the copy, or None before it."""
     row = await service.fetch_one("ledger", "read_first_attempt")
-    return row and FirstAttempt(row.snapshot, row.fingerprint, row.counters, row.attempts)
+    return row and FirstAttempt(
+        row.snapshot, row.fingerprint, row.counters, row.open_window, row.attempts
+    )
 
 
 async def plan_chunks(
@@ -287,8 +306,11 @@ async def count_unknown_rows(service: Session, source: str, target: TableName) -
     return row.all_rows - row.known_rows, brought - row.known_rows
 
 
-async def forget_leaf(service: Session, table: str, target: TableName, leaf_oid: int) -> int:
+async def forget_leaf(service: Session, table: str, target: Table, leaf_oid: int) -> int:
     """Remove a leaf's rows from the target and its chunks from the ledger, together.
+
+    The lock comes first: a backend whose client is gone may still be committing a chunk, and each
+    statement after the lock sees what it did.
 
     Returns:
         The number of rows removed.
@@ -296,24 +318,35 @@ async def forget_leaf(service: Session, table: str, target: TableName, leaf_oid:
     """
     async with service.transaction():
         await service.set_local("statement_timeout", "0")
+        await lock_target(service, target.name)
         alone = await service.fetch_one("ledger", "is_alone", table, leaf_oid)
         copied = sum(
             chunk.copied_rows for chunk in await read_chunks(service) if chunk.leaf_oid == leaf_oid
         )
         if alone.is_alone:
-            await service.fetch_all("ledger", "truncate_target", table=target.sql)
+            await _empty(service, target)
         else:
-            await service.fetch_all("ledger", "delete_rows_of_leaf", leaf_oid, table=target.sql)
+            statement = queries.compose("ledger", "delete_rows_of_leaf", table=target.name.sql)
+            await service.run_long(statement, leaf_oid)
         await service.fetch_all("ledger", "forget_leaf", leaf_oid)
     return copied
+
+
+async def lock_target(service: Session, target: TableName) -> None:
+    """Wait until no backend writes to a target table, and let none begin, in this transaction."""
+    await service.fetch_all("ledger", "lock_target", table=target.sql)
+
+
+async def _empty(service: Session, target: Table) -> None:
+    # TRUNCATE refuses a table that foreign keys point at, even when no row does.
+    block = "delete_all_rows" if target.incoming_keys else "truncate_target"
+    await service.run_long(queries.compose("ledger", block, table=target.name.sql))
 
 
 async def forget_copy(service: Session, targets: Sequence[Table]) -> None:
     """Empty the targets and forget chunks and attempts, in the caller's transaction."""
     for target in targets:
-        # TRUNCATE refuses a table that foreign keys point at, even when no row does.
-        block = "delete_all_rows" if target.incoming_keys else "truncate_target"
-        await service.run_long(queries.compose("ledger", block, table=target.name.sql))
+        await _empty(service, target)
     await service.fetch_all("ledger", "forget_chunks")
     await service.fetch_all("ledger", "forget_attempts")
 

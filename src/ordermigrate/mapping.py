@@ -9,11 +9,12 @@ map made here; they cannot disagree on what a row should look like.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from psycopg import sql
 
-from ordermigrate.config import TableConfig
+from ordermigrate.config import ColumnRule, TableConfig
 from ordermigrate.errors import Refused, UsageError
 from ordermigrate.model import Column, ColumnPair, Side, Table, TableMap, TableName, quote_name
 
@@ -28,6 +29,9 @@ _HOLDS: Mapping[str, frozenset[str]] = {
     "text": frozenset({"character varying"}),
     "uuid": frozenset({"text", "character varying"}),
 }
+_TEXTUAL = frozenset({"text", "character varying"})
+# Types whose modifiers cut without a word, or mean another kind of value.
+_UNFIT = frozenset({"bpchar", '"bit"', "interval"})
 _LENGTH = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
 
 
@@ -47,8 +51,8 @@ def build_maps(
     maps: list[TableMap] = []
     for config in in_key_order(configured, sources):
         source, target = sources[config.name], targets[config.target]
-        _check_roles(config, source, target)
         pairs, notes = _pair_columns(config, source, target, findings)
+        roles = _find_roles(config, source, target, pairs)
         key = _find_key(source, pairs, findings)
         maps.append(
             TableMap(
@@ -57,10 +61,10 @@ def build_maps(
                 tuple(pairs),
                 key,
                 config.where,
-                config.status,
-                config.user,
-                config.created,
-                config.updated,
+                roles["status"],
+                roles["user"],
+                roles["created"],
+                roles["updated"],
                 tuple(notes),
             )
         )
@@ -99,18 +103,32 @@ def in_key_order(
     return done
 
 
-def _check_roles(config: TableConfig, source: Table, target: Table) -> None:
-    for key in ("status", "user", "created", "updated"):
-        column = getattr(config, key)
-        for table, side in ((source, Side.MONOLITH), (target, Side.SERVICE)):
-            if column is not None and table.column(column) is None:
-                known = ", ".join(each.name for each in table.columns)
-                raise UsageError(
-                    f"{key} = {column!r} of table {config.name} names no column of {table.name} "
-                    f"on the {side}",
-                    wanted=f"One of its columns: {known}",
-                    todo="Correct the configuration, or leave the key out to skip its check",
-                )
+def _find_roles(
+    config: TableConfig, source: Table, target: Table, pairs: Sequence[ColumnPair]
+) -> dict[str, str | None]:
+    """Return the target's columns for status, user, created and updated.
+
+    Each is named as the service names it, or as the monolith does where the column goes over as
+    it is.
+    """
+    roles: dict[str, str | None] = {}
+    for role in ("status", "user", "created", "updated"):
+        name = getattr(config, role)
+        pair = next((each for each in pairs if each.name == name), None) or next(
+            (each for each in pairs if name is not None and each.origin == name), None
+        )
+        if name is not None and pair is None:
+            known = ", ".join(each.name for each in pairs)
+            side = Side.SERVICE if source.column(name) else Side.MONOLITH
+            table = target if source.column(name) else source
+            raise UsageError(
+                f"{role} = {name!r} of table {config.name} names no column of {table.name} "
+                f"on the {side}",
+                wanted=f"One of its columns: {known}",
+                todo="Correct the configuration, or leave the key out to skip its check",
+            )
+        roles[role] = pair.name if pair else None
+    return roles
 
 
 def _pair_columns(
@@ -124,12 +142,16 @@ def _pair_columns(
         if target.column(name) is None
     )
     for column in target.columns:
-        if column.generated:
-            continue
         rule = config.columns.get(column.name)
         origin = source.column(column.name)
-        if rule is not None:
-            pairs.append(_mapped(column, rule.sql, is_frozen=rule.frozen))
+        if column.generated:
+            pair = _paired(origin, column) if origin else None
+            if pair:
+                pairs.append(replace(pair, is_generated=True))
+            else:
+                notes.append(f"{column.name} is generated on the service: not copied, not compared")
+        elif rule is not None:
+            pairs.append(_ruled(column, rule, source))
             if rule.frozen:
                 notes.append(f"{column.name} is frozen: copied once, not compared")
         elif origin is None:
@@ -162,48 +184,96 @@ def _identifier(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def _mapped(column: Column, expression: str, *, is_frozen: bool) -> ColumnPair:
+def _ruled(column: Column, rule: ColumnRule, source: Table) -> ColumnPair:
+    """Return the pair of a column that the configuration computes.
+
+    A column that it merely renames is treated like any other. Otherwise the value is brought to
+    the target's length or precision only where that changes nothing: a value that would be cut or
+    rounded goes over as it is, to be refused by the column or seen by the validation.
+    """
+    plain = rule.sql.strip()
+    renamed = next(
+        (each for each in source.columns if plain in {each.name, _identifier(each.name)}), None
+    )
+    pair = _paired(renamed, column) if renamed else None
+    if pair is not None:
+        return replace(pair, is_frozen=rule.frozen)
+    # A comment at the end of an expression must not swallow what follows it.
+    expression = f"({plain}\n)"
     name = _identifier(column.name)
-    if column.is_builtin:
-        cast = f"({expression})::{column.type_name}"
-        return ColumnPair(
-            column.name,
-            cast,
-            _compared(column, cast),
-            _compared(column, name),
-            column.is_binary_safe,
-            is_frozen,
-        )
-    text = f"({expression})::text"
-    return _textual(column, text, text, f"{name}::text", is_frozen=is_frozen)
+    if not column.is_builtin:
+        text = f"{expression}::text"
+        return _textual(column, text, text, f"{name}::text", is_frozen=rule.frozen)
+    value = f"{expression}::{column.base_type}"
+    if column.type_name != column.base_type:
+        fitted = f"{expression}::{column.type_name}::{column.base_type}"
+        value = f"CASE WHEN {fitted} IS NOT DISTINCT FROM {value} THEN {fitted} ELSE {value} END"
+    return ColumnPair(
+        column.name,
+        value,
+        _compared(column, value),
+        _compared(column, name),
+        column.is_binary_safe,
+        is_frozen=rule.frozen,
+    )
 
 
-def _textual(
-    column: Column, expression: str, source: str, target: str, *, is_frozen: bool = False
+def _widened(origin: Column, column: Column) -> ColumnPair:
+    """Return the pair of two columns of which the target's holds all that the source's does."""
+    value = f"{_identifier(origin.name)}::{column.type_name}"
+    return ColumnPair(
+        column.name,
+        value,
+        _compared(column, value),
+        _compared(column, _identifier(column.name)),
+        column.is_binary_safe,
+        origin.name,
+    )
+
+
+def _textual(  # an expression, and what is compared on each side
+    column: Column,
+    expression: str,
+    source: str,
+    target: str,
+    *,
+    origin: str | None = None,
+    is_frozen: bool = False,
 ) -> ColumnPair:
     """Return a pair whose values travel and are compared as text."""
     return ColumnPair(
-        column.name, expression, source, target, is_binary_safe=False, is_frozen=is_frozen
+        column.name,
+        expression,
+        source,
+        target,
+        is_binary_safe=False,
+        origin=origin,
+        is_frozen=is_frozen,
     )
 
 
 def _paired(origin: Column, column: Column) -> ColumnPair | None:
     """Return the pair of two columns, or None where a value could change on the way."""
-    name = _identifier(column.name)
-    if origin.type_name == column.type_name:
-        is_binary = origin.is_binary_safe and column.is_binary_safe
-        compare = _compared(column, name)
-        return ColumnPair(column.name, name, compare, compare, is_binary)
+    mine, theirs = _identifier(origin.name), _identifier(column.name)
     same_base = origin.base_type == column.base_type
-    textual = {"text", "character varying"}
+    if origin.type_name == column.type_name and same_base:
+        return ColumnPair(
+            column.name,
+            mine,
+            _compared(column, mine),
+            _compared(column, theirs),
+            origin.is_binary_safe and column.is_binary_safe,
+            origin.name,
+        )
     if same_base and _fits(origin, column):
-        return _mapped(column, name, is_frozen=False)
-    if origin.base_type in textual and column.is_enum:
-        return _textual(column, name, f"{name}::text", f"{name}::text")
-    if origin.is_enum and column.base_type in textual and _fits(origin, column):
-        return _textual(column, f"{name}::text", f"{name}::text", f"{name}::text")
+        return _widened(origin, column)
+    if origin.base_type in _TEXTUAL and column.is_enum:
+        return _textual(column, mine, f"{mine}::text", f"{theirs}::text", origin=origin.name)
+    if origin.is_enum and column.type_name in _TEXTUAL:
+        text = f"{mine}::text"
+        return _textual(column, text, text, f"{theirs}::text", origin=origin.name)
     if column.base_type in _HOLDS.get(origin.base_type, frozenset()) and _fits(origin, column):
-        return _mapped(column, name, is_frozen=False)
+        return _widened(origin, column)
     return None
 
 
@@ -220,41 +290,36 @@ def _modifiers(type_name: str) -> tuple[int, int] | None:
 def _fits(origin: Column, column: Column) -> bool:
     """Whether the target's length or precision has room for whatever the source's has.
 
-    A domain in between counts as not fitting, unless it is the same one: its constraints are not
-    known here.
+    A domain on either side counts as not fitting: its constraints are not known here.
     """
-    if not (column.is_builtin and column.type_name.startswith(column.base_type.split(" ")[0])):
+    is_unfit = column.base_type.removesuffix("[]") in _UNFIT
+    if not (column.is_builtin and origin.is_builtin) or is_unfit:
         return False
-    new = _modifiers(column.type_name)
-    if new is None:
+    if column.type_name == column.base_type:
         return True
-    old = _modifiers(origin.type_name)
+    new, old = _modifiers(column.type_name), _modifiers(origin.type_name)
+    if new is None:
+        return False
     if column.base_type == "numeric":
         digits = {"smallint": (5, 0), "integer": (10, 0), "bigint": (19, 0)}
         old = old or digits.get(origin.base_type)
         return old is not None and new[0] - new[1] >= old[0] - old[1] and new[1] >= old[1]
-    if column.base_type in {"bit", "character"}:
-        return False
     if origin.base_type == "uuid":
         return new[0] >= 36  # noqa: PLR2004  the length of a uuid's text
     return old is not None and new[0] >= old[0]
 
 
-def _find_key(source: Table, pairs: Iterable[ColumnPair], findings: list[str]) -> tuple[str, ...]:
+def _find_key(source: Table, pairs: Sequence[ColumnPair], findings: list[str]) -> tuple[str, ...]:
     if not source.primary_key:
         findings.append(f"{source.name} on the monolith has no primary key to tell its rows apart")
         return ()
     key: list[str] = []
-    pairs = list(pairs)
     for column in source.primary_key:
-        plain = {column, _identifier(column)}
-        pair = next((each for each in pairs if each.name == column), None) or next(
-            (each for each in pairs if each.expression.strip("()").split(")::")[0] in plain), None
-        )
+        pair = next((each for each in pairs if each.origin == column and not each.is_frozen), None)
         if pair is None:
             findings.append(
-                f"primary key column {quote_name(column)} of {source.name} has no place on the "
-                "service"
+                f"primary key column {quote_name(column)} of {source.name} does not go over to "
+                "the service as it is"
             )
         else:
             key.append(pair.name)

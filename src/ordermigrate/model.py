@@ -6,11 +6,14 @@ Nothing here does I/O; everything is frozen.
 from __future__ import annotations
 
 import re
+import string
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from psycopg import sql
 
+# PostgreSQL folds the letters of ASCII and leaves all others as they are.
+_FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
 _QUOTED_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
 
@@ -51,7 +54,7 @@ class TableName:
         position = 0
         while match := _QUOTED_PART.match(text, position):
             quoted, plain = match.groups()
-            parts.append(quoted.replace('""', '"') if quoted else plain.lower())
+            parts.append(quoted.replace('""', '"') if quoted else plain.translate(_FOLDED))
             position = match.end()
             if text[position : position + 1] != ".":
                 break
@@ -92,11 +95,9 @@ class Column:
     is_enum: bool
     is_binary_safe: bool
     is_not_null: bool
-    has_default: bool
     identity: str
     generated: str
     collation: str | None
-    hash_function: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,9 @@ class ColumnPair:
     """How one target column gets its value.
 
     `expression` is over the source row, of the target's type where the source knows that type.
-    `compare` is what row digests take on each side; a frozen column is left out of them.
+    `source_compare` and `target_compare` are what row digests take on each side. `origin` is the
+    source column that goes over as it is, if one does. A frozen column is copied and not
+    compared; a generated one is compared and not copied.
     """
 
     name: str
@@ -242,7 +245,9 @@ class ColumnPair:
     source_compare: str
     target_compare: str
     is_binary_safe: bool
+    origin: str | None = None
     is_frozen: bool = False
+    is_generated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +268,12 @@ class TableMap:
     @property
     def is_binary(self) -> bool:
         """Whether every column can travel in COPY's binary format."""
-        return all(pair.is_binary_safe for pair in self.pairs)
+        return all(pair.is_binary_safe for pair in self.copied)
+
+    @property
+    def copied(self) -> tuple[ColumnPair, ...]:
+        """The columns that a copy writes."""
+        return tuple(pair for pair in self.pairs if not pair.is_generated)
 
     @property
     def label(self) -> str:
@@ -283,6 +293,7 @@ class Identity:
     encoding: str
     is_in_recovery: bool
     timeline: int | None
+    deadlock_timeout_ms: int
 
     @property
     def version_text(self) -> str:

@@ -55,13 +55,16 @@ class NextStep:
     reason: str
 
 
-def next_steps(phase: Phase, last_verdict: str | None, *, is_void: bool = False) -> list[NextStep]:
+def next_steps(
+    phase: Phase, last_verdict: str | None, *, is_void: bool = False, has_checksums: bool = False
+) -> list[NextStep]:
     """Say what comes next.
 
     Args:
         phase: How far the migration is.
         last_verdict: `equal` or `different`; None where there was no validation.
         is_void: Whether the phase has moved since that validation.
+        has_checksums: Whether it compared every row.
 
     """
     if phase in {Phase.NEW, Phase.PREPARED}:
@@ -79,4 +82,6 @@ def next_steps(phase: Phase, last_verdict: str | None, *, is_void: bool = False)
                 "the last validation found differences; see them again once their cause is mended",
             )
         ]
+    if not has_checksums:
+        return [NextStep("ordermigrate validate --checksums", "counts alone are no proof")]
     return [NextStep("ordermigrate status", "copied and proved equal; nothing is left to be done")]

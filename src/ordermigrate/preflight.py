@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ordermigrate import catalog
 from ordermigrate.config import TableConfig
 from ordermigrate.db import Session
-from ordermigrate.errors import Refused
+from ordermigrate.errors import Refused, UsageError
 from ordermigrate.model import TableMap, quote_name
 
 
@@ -58,6 +58,27 @@ async def require_rights(
                 f"(GRANT CREATE ON DATABASE {quote_name(side.identity.database)} TO our role)"
             )
     _refuse(findings, "Our rights do not suffice")
+
+
+async def require_sound_expressions(monolith: Session, configured: Sequence[TableConfig]) -> None:
+    """Raise `UsageError` where SQL of the configuration is none that the monolith understands."""
+    faults: list[str] = []
+    for table in configured:
+        origin = f"FROM {table.name} AS {quote_name(table.name.name)}"
+        written = [("where", table.where, f"SELECT true {origin} WHERE ({table.where}\n)")]
+        written.extend(
+            (f"columns.{quote_name(name)}", rule.sql, f"SELECT ({rule.sql}\n) {origin}")
+            for name, rule in table.columns.items()
+        )
+        for key, text, query in written:
+            if said := await monolith.find_fault(query):
+                faults.append(f"{key} of {table.name}, {text!r}: {said}")
+    if faults:
+        raise UsageError(
+            "The configuration holds SQL that the monolith does not accept: " + "; ".join(faults),
+            wanted="Expressions over the columns of the table's own row; `where` is a condition",
+            todo="Correct them under [[tables]]",
+        )
 
 
 def require_sound_tables(maps: Sequence[TableMap]) -> None:

@@ -177,15 +177,3 @@ class Reporter(Protocol):
     def report(self, event: Event) -> None:
         """Take note of `event`; must not block and must not raise."""
         ...
-
-
-class Reporters:
-    """Several reporters as one."""
-
-    def __init__(self, *reporters: Reporter) -> None:
-        self._reporters = reporters
-
-    def report(self, event: Event) -> None:
-        """Tell each of them."""
-        for reporter in self._reporters:
-            reporter.report(event)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import asyncpg
 from psycopg import sql
 
-from ordermigrate import db, queries, sessions, streams
+from ordermigrate import catalog, db, queries, sessions, streams
 from ordermigrate.config import Limits
 from ordermigrate.db import Session
 from ordermigrate.digest import View
@@ -107,37 +107,29 @@ def raw(text: str) -> sql.SQL:
     return sql.SQL(text)
 
 
-async def open_scanner(session: Session, limits: Limits) -> asyncpg.Connection[Any]:
-    """Open a connection for scans to where a session is."""
+async def open_scanner(session: Session, names: Sequence[TableName], limits: Limits) -> Scanner:
+    """Open a connection to where a session is, with the one snapshot that all its scans share."""
+    # No statement, and so no snapshot, outlives the stated age by much.
     age = sessions.milliseconds(limits.max_snapshot_age_minutes * 60)
-    return await streams.connect(
+    timeouts = {"statement_timeout": age, "idle_in_transaction_session_timeout": age}
+    connection = await streams.connect(
         replace(
             session.route,
-            settings={
-                **session.route.settings,
-                # No statement, and so no snapshot, outlives the stated age by much.
-                "statement_timeout": age,
-                "idle_in_transaction_session_timeout": age,
-            },
+            settings={**session.route.settings, **timeouts},
             application_name="ordermigrate validate: scan",
         )
     )
 
+    async def run(statement: str) -> None:
+        with streams.translated(session.side):
+            await connection.execute(statement)
 
-async def take_snapshot(
-    side: Side, connection: asyncpg.Connection[Any], names: Sequence[TableName]
-) -> None:
-    """Begin the transaction whose one snapshot all scans of a side share, behind the lock."""
-    with streams.translated(side):
-        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        await connection.execute(
-            queries.compose(
-                "catalog",
-                "lock_against_rewrites",
-                tables=sql.SQL(", ").join(name.sql for name in names),
-            )
-        )
-        await connection.fetchval("SELECT pg_current_snapshot()::text")
+    try:
+        await catalog.begin_locked(run, session, names, age)
+    except BaseException:
+        connection.terminate()
+        raise
+    return Scanner(session.side, session.route, connection, limits.stall_timeout_seconds)
 
 
 async def merge(

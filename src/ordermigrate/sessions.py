@@ -44,12 +44,20 @@ def settings(limits: SideLimits, lock_timeout_seconds: float) -> dict[str, str]:
     return {
         **MEANING_OF_VALUES,
         "statement_timeout": milliseconds(limits.statement_timeout_seconds),
-        "lock_timeout": milliseconds(lock_timeout_seconds),
+        # The shorter one, so that a wait for a lock is told as what it is.
+        "lock_timeout": milliseconds(
+            min(lock_timeout_seconds, limits.statement_timeout_seconds / 2)
+        ),
         "idle_in_transaction_session_timeout": milliseconds(
             limits.statement_timeout_seconds + lock_timeout_seconds
         ),
         "idle_session_timeout": "0",
         "transaction_timeout": "0",
+        # A connection that dies without a word must not keep its locks for two hours.
+        "tcp_keepalives_idle": "15",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "30000",
     }
 
 

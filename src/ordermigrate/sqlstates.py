@@ -45,8 +45,14 @@ class ConnectionLost(Unavailable):
     """The connection broke, or the server asks to try again: worth another try."""
 
 
-def to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: PLR0911  a table
-    """Return our error for what the server of one side reported."""
+def to_error(side: Side, said: ServerError) -> OrdermigrateError:
+    """Return our error for what the server of one side reported, with its SQLSTATE."""
+    error = _to_error(side, said)
+    error.sqlstate = said.sqlstate
+    return error
+
+
+def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901, PLR0911  a table
     state, text = said.sqlstate, said.message.strip().rstrip(".")
     quoted = f"{text} (SQLSTATE {state})" if state else text
     if not state or state in TRANSIENT or state.startswith("08"):
@@ -60,7 +66,7 @@ def to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: PLR09
             wanted="A user and password that it accepts",
             todo=f"Check the {side}'s DSN, its password file and pg_hba.conf",
         )
-    if state == "3D000":
+    if state in {"3D000", "57P04"}:
         return UsageError(
             f"The {side}'s server has no such database: {quoted}",
             todo=f"Create it, or correct the {side}'s DSN",
@@ -71,11 +77,27 @@ def to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: PLR09
             wanted="The rights of the tables' owner, and CREATE on the database",
             todo="Grant what the message names, or connect as the tables' owner",
         )
-    if state in {"53100", "53200", "53400", "58030"}:
+    if state == "25006":
+        return Refused(
+            f"The {side}'s server takes no writes: {quoted}",
+            wanted="The primary server, on both sides: the monolith gets a row of ours, too",
+            todo=f"Correct the {side}'s DSN; target_session_attrs=primary helps",
+        )
+    if state in {"53000", "53100", "53200", "53400", "58030", "58P01"}:
         return Unavailable(
             f"The {side}'s server has run out of room: {quoted}",
             wanted="Disk and memory for the tables, their indexes and the write-ahead log",
             todo="Make room and run the same command again; it goes on where it stopped",
+        )
+    if state in {"55000", "55006"}:
+        return Unavailable(
+            f"Something on the {side} is in use or not ready: {quoted}",
+            todo="See what the message names; then run the command again",
+        )
+    if state == "0A000":
+        return Refused(
+            f"The {side}'s server cannot do what was asked of it: {quoted}",
+            todo="See what the message names; it may have to be taken off the table first",
         )
     if state == "55P03":
         return LockTimeout(

@@ -124,15 +124,28 @@ async def _open(route: Route) -> asyncpg.Connection[Any]:
             port=int(options["port"]) if options.get("port") else None,
             user=options.get("user"),
             password=options.get("password"),
+            passfile=options.get("passfile"),
             database=options.get("dbname"),
             statement_cache_size=0,
-            server_settings={"application_name": route.application_name},
+            server_settings={
+                "application_name": route.application_name,
+                **({"options": options["options"]} if options.get("options") else {}),
+            },
         )
     except (ssl.SSLError, asyncpg.ClientConfigurationError) as error:
         raise ConnectionLost(
             f"TLS with the {route.side} could not be set up: {error}",
             todo=f"Check sslmode, sslrootcert, sslcert and sslkey in the {route.side}'s DSN",
         ) from error
+
+
+def ignore_cut_streams(loop: asyncio.AbstractEventLoop, told: dict[str, Any]) -> None:
+    """Handle what an event loop has to tell: of streams that were cut on purpose, nothing.
+
+    Whoever waited for such a stream was cancelled, so nobody asks for its end.
+    """
+    if not isinstance(told.get("exception"), asyncpg.ConnectionDoesNotExistError):
+        loop.default_exception_handler(told)
 
 
 class Pulse:

@@ -21,7 +21,7 @@ from ordermigrate.errors import OrdermigrateError, Refused, Unavailable
 from ordermigrate.model import TableMap
 from ordermigrate.progress import Reporter
 from ordermigrate.row_checks import check_count, check_rows
-from ordermigrate.scanning import Comparison, Scanner, open_scanner, take_snapshot
+from ordermigrate.scanning import Comparison, Scanner, open_scanner
 from ordermigrate.together import run_together
 from ordermigrate.verdicts import TableVerdict, Verdict
 
@@ -62,15 +62,14 @@ async def validate(
             scanner.connection.terminate()
 
     try:
-        for session, names in (
-            (sides[0], [each.source.name for each in maps]),
-            (sides[1], [each.target.name for each in maps]),
+        for session, tables in (
+            (sides[0], [each.source for each in maps]),
+            (sides[1], [each.target for each in maps]),
         ):
-            connection = await open_scanner(session, limits)
-            scanners.append(
-                Scanner(session.side, session.route, connection, limits.stall_timeout_seconds)
-            )
-            await take_snapshot(session.side, connection, names)
+            names = [table.name for table in tables]
+            scanners.append(await open_scanner(session, names, limits))
+            # Locked from here on: what the catalog says now is true of the snapshot, too.
+            await catalog.require_unchanged(session, tables)
         oids = [leaf.oid for each in maps for leaf in each.source.leaves]
         oids += [each.source.oid for each in maps]
         (verdicts,) = await run_together(

@@ -36,6 +36,17 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
+class Window:
+    """Rows of transactions that are not older than the oldest one open at a snapshot.
+
+    `sum` is over key and transaction of each: it tells one set of row versions from another.
+    """
+
+    rows: int
+    sum: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stillness:
     """What the rows of a table say about writes since a snapshot."""
 
@@ -43,11 +54,12 @@ class Stillness:
     rows_now: int
     rows_newer: int
     rows_copied: int
+    is_window_same: bool
 
     @property
     def is_still(self) -> bool:
-        """Whether the table's visible rows are the very ones that were copied."""
-        return self.rows_newer == 0 and self.rows_now == self.rows_copied
+        """Whether the table's visible rows are the very ones that the snapshot saw."""
+        return self.rows_newer == 0 and self.rows_now == self.rows_copied and self.is_window_same
 
     def describe(self) -> str:
         """Say what was found, in one sentence."""
@@ -55,8 +67,10 @@ class Stillness:
             return f"{self.table}: {self.rows_now:,} rows, none written since the copy's snapshot"
         said = [f"{self.rows_newer:,} rows were inserted or updated"] if self.rows_newer else []
         gone = self.rows_copied - (self.rows_now - self.rows_newer)
-        if gone:
+        if gone > 0:
             said.append(f"{gone:,} row versions that were copied are gone (deleted or updated)")
+        if gone < 0 or not said:
+            said.append("a transaction that was open at the copy's snapshot has written since")
         return f"{self.table}: " + ", ".join(said)
 
 
@@ -157,25 +171,64 @@ async def watch(session: Session, tables: Sequence[TableMap], seconds: float) ->
         await asyncio.sleep(POLL_SECONDS)
 
 
+async def note_window(
+    session: Session, tables: Sequence[TableMap], snapshot: str
+) -> dict[str, dict[str, Any]]:
+    """Return each table's window as the session's snapshot sees it; empty where none was open.
+
+    A snapshot's text lists open transactions but not their savepoints, whose rows it therefore
+    seems to see. What it really saw has to be noted under the snapshot itself.
+    """
+    opened = await session.fetch_one("writes", "has_open_transactions", snapshot)
+    if not opened.has_open:
+        return {}
+    noted: dict[str, dict[str, Any]] = {}
+    await session.run("SET LOCAL statement_timeout = 0")
+    for table in tables:
+        row = (await session.run_long(_window_query("read_window", table), snapshot))[0]
+        noted[table.label] = asdict(Window(row.window_rows, row.window_sum))
+    return noted
+
+
+def _window_query(block: str, table: TableMap) -> str:
+    alias = sql.Identifier(table.source.name.name)
+    key = [
+        sql.SQL("{}.{}").format(alias, sql.Identifier(each)) for each in table.source.primary_key
+    ]
+    return queries.compose(
+        "writes",
+        block,
+        table=table.source.name.sql,
+        alias=alias,
+        key=sql.SQL(", ").join(key),
+        where=sql.SQL(f"({table.where}\n)"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What was noted of the source when the copy began."""
+
+    snapshot: str
+    window: dict[str, dict[str, Any]]
+
+
 async def check_stillness(
     session: Session,
     watcher: Session,
     tables: Sequence[TableMap],
-    snapshot: str,
+    noted: Noted,
     copied: dict[str, int] | None,
 ) -> list[Stillness]:
-    """Ask the rows themselves whether anything was written since `snapshot`.
+    """Ask the rows themselves whether anything was written since a snapshot.
 
     Args:
         session: A control session on the source, for the scan.
         watcher: Another one, which sees to it that nobody's ALTER TABLE waits for the scan.
         tables: The family.
-        snapshot: `pg_current_snapshot()` of the copy's first attempt.
-        copied: Rows copied per table; None while the copy is not complete, when only newer
-            rows can be told.
-
-    A row written under a savepoint by a transaction that was open at the snapshot counts as old,
-    but then it is one more than was copied.
+        noted: The snapshot of the copy's first attempt, and what was noted under it.
+        copied: Rows copied per table; None while the copy is not complete, when rows that are
+            gone cannot be told.
 
     Raises:
         GaveWay: An exclusive lock waited for the scan.
@@ -183,7 +236,7 @@ async def check_stillness(
     """
     oids = [oid for table in tables for oid in _leaf_oids(table)]
     (found,) = await run_together(
-        _count_newer(session, tables, snapshot, copied),
+        _count_newer(session, tables, noted, copied),
         beside=[catalog.watch_for_rewriters(watcher, oids, [session.pid])],
         abort=session.abort,
     )
@@ -193,22 +246,17 @@ async def check_stillness(
 async def _count_newer(
     session: Session,
     tables: Sequence[TableMap],
-    snapshot: str,
+    noted: Noted,
     copied: dict[str, int] | None,
 ) -> list[Stillness]:
     found: list[Stillness] = []
-    async with session.transaction(is_snapshot=True):
-        await catalog.lock_against_rewrites(session, [table.source.name for table in tables])
+    async with catalog.locked_snapshot(session, [table.source.name for table in tables]):
         await session.run("SET LOCAL statement_timeout = 0")
         for table in tables:
-            statement = queries.compose(
-                "writes",
-                "count_newer_rows",
-                table=table.source.name.sql,
-                alias=sql.Identifier(table.source.name.name),
-                where=sql.SQL(table.where),
-            )
-            row = (await session.run_long(statement, snapshot))[0]
-            was = row.all_rows - row.newer_rows if copied is None else copied[table.label]
-            found.append(Stillness(table.label, row.all_rows, row.newer_rows, was))
+            statement = _window_query("count_newer_rows", table)
+            row = (await session.run_long(statement, noted.snapshot))[0]
+            was = row.all_rows - row.newer_rows if copied is None else copied.get(table.label, 0)
+            before = noted.window.get(table.label)
+            is_same = before is None or Window(**before) == Window(row.window_rows, row.window_sum)
+            found.append(Stillness(table.label, row.all_rows, row.newer_rows, was, is_same))
     return found

@@ -67,7 +67,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, message="ordermigrate %(version)s")
 def cli() -> None:
-    r"""Move a family of tables out of a monolith's PostgreSQL into a service's own, and prove it.
+    """Move a family of tables out of a monolith's PostgreSQL into a service's own, and prove it.
 
     \b
     Example:

@@ -38,7 +38,7 @@ def command(
     is_json: bool,
     is_dry_run: bool,
 ) -> None:
-    r"""Copy every row of the family, build indexes, gather statistics.
+    """Copy every row of the family, build indexes, gather statistics.
 
     Killed or cut off at any point, it goes on where it stopped when it is run again. This version
     does not capture writes: it refuses tables that are being written to, and checks afterwards

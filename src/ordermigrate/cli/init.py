@@ -24,13 +24,13 @@ from ordermigrate.errors import UsageError
     help="The file to write.",
 )
 def command(family: str, path: Path, *, is_forced: bool) -> None:
-    r"""Write a commented configuration file.
+    """Write a commented configuration file.
 
     \b
     Example:
       ordermigrate init --family hub_orders
     """
-    from ordermigrate.migration import find_family, list_families  # noqa: PLC0415  slow to import
+    from ordermigrate.families import find_family, list_families  # noqa: PLC0415  slow to import
 
     folder = find_family(family)
     if folder is None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from ordermigrate import config as configuration
-from ordermigrate import console, logs
+from ordermigrate import console, logs, streams
 from ordermigrate.config import Config
 from ordermigrate.phases import NextStep
 from ordermigrate.progress import Reporter
@@ -94,6 +94,7 @@ def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
+        runner.get_loop().set_exception_handler(streams.ignore_cut_streams)
         return runner.run(_until_terminated(work))
 
 

@@ -14,7 +14,7 @@ from ordermigrate.cli import options
 @options.dry_run
 @options.shared
 def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_run: bool) -> None:
-    r"""Make both databases ready: the service's tables, the ledger, a row on each side.
+    """Make both databases ready: the service's tables, the ledger, a row on each side.
 
     `copy` does this too, if it has not been done. Safe to repeat.
 

@@ -23,7 +23,7 @@ def _describe(identity: Identity) -> dict[str, object]:
 @click.command(name="status")
 @options.shared
 def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None:
-    r"""Tell where the migration stands: phase, rows copied, last validation, next steps.
+    """Tell where the migration stands: phase, rows copied, last validation, next steps.
 
     \b
     Example:
@@ -35,7 +35,10 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
     )
     last = found.last_validation
     steps = phases.next_steps(
-        found.phase, last.verdict if last else None, is_void=last.is_void if last else False
+        found.phase,
+        last.verdict if last else None,
+        is_void=last.is_void if last else False,
+        has_checksums=last is not None and last.algorithm is not None,
     )
     document = options.make_document(
         "status",

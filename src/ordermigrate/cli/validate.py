@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, phases
+from ordermigrate import console, migration, outcomes, phases
 from ordermigrate.cli import options
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import EXIT_DIFFERENT
@@ -42,7 +42,7 @@ def command(
     has_checksums: bool,
     is_json: bool,
 ) -> int:
-    r"""Compare both sides: counts, status distribution, users, latest orders, orphans, every row.
+    """Compare both sides: counts, status distribution, users, latest orders, orphans, every row.
 
     Exits with 0 when they are equal, with 4 when they differ; a side that cannot be read is
     neither.
@@ -62,7 +62,7 @@ def command(
     )
     verdict = done.verdict
     outcome, exit_code = ("equal", 0) if verdict.is_equal else ("different", EXIT_DIFFERENT)
-    steps = phases.next_steps(done.phase, outcome)
+    steps = phases.next_steps(done.phase, outcome, has_checksums=verdict.algorithm is not None)
     document = options.make_document(
         "validate",
         outcome,
@@ -70,7 +70,7 @@ def command(
         run=done.run,
         phase=done.phase.value,
         owner="monolith",
-        tables=[migration.describe_table(each) for each in verdict.tables],
+        tables=[outcomes.describe_table(each) for each in verdict.tables],
         steps=steps,
         algorithm=verdict.algorithm,
         seconds=round(verdict.seconds, 3),

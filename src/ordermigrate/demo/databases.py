@@ -22,7 +22,7 @@ from ordermigrate import db
 from ordermigrate.config import Config
 from ordermigrate.demo import servers
 from ordermigrate.errors import UsageError
-from ordermigrate.migration import find_family
+from ordermigrate.families import find_family
 from ordermigrate.model import Identity, Side
 
 FAMILY = "hub_orders"
@@ -69,26 +69,39 @@ def make_config(dsns: Mapping[Side, str]) -> Config:
     return configuration.load(folder / "ordermigrate.toml", variables, **_LIMITS)
 
 
-@contextlib.asynccontextmanager
-async def open_databases(environ: Mapping[str, str]) -> AsyncIterator[Databases]:
-    """Provide two empty databases for the length of a block.
+def find_lent(environ: Mapping[str, str]) -> Mapping[Side, str]:
+    """Return the DSNs of servers that somebody lends us; empty where there are none.
 
     Raises:
-        UsageError: Only one of the two variables is set.
-        Unavailable: There is no PostgreSQL to be had, or a lent server cannot be reached.
+        UsageError: Only one of the two variables is set, or a DSN cannot be parsed.
 
     """
     lent = {side: environ.get(variable, "").strip() for side, variable in VARIABLES.items()}
-    if any(lent.values()) and not all(lent.values()):
+    if not any(lent.values()):
+        return {}
+    if not all(lent.values()):
         missing = next(VARIABLES[side] for side, dsn in lent.items() if not dsn)
         raise UsageError(
             f"{missing} is not set, but its counterpart is",
             wanted="Two servers for the demo, or none",
             todo="Set both variables, or neither: then the demo starts two servers of its own",
         )
+    for side, dsn in lent.items():
+        db.check_dsn(side, dsn)
+    return lent
+
+
+@contextlib.asynccontextmanager
+async def open_databases(lent: Mapping[Side, str]) -> AsyncIterator[Databases]:
+    """Provide two empty databases for the length of a block, on lent servers or on our own.
+
+    Raises:
+        Unavailable: There is no PostgreSQL to be had, or a lent server cannot be reached.
+
+    """
     started = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
-        if all(lent.values()):
+        if lent:
             dsns = await stack.enter_async_context(_on_lent_servers(lent))
             shown = {side: _without_secrets(dsn) for side, dsn in dsns.items()}
         else:
@@ -100,7 +113,7 @@ async def open_databases(environ: Mapping[str, str]) -> AsyncIterator[Databases]
             session = await db.connect(config, side, "demo")
             identities[side] = session.identity
             await session.close()
-        yield Databases(config, shown, all(lent.values()), identities, time.monotonic() - started)
+        yield Databases(config, shown, bool(lent), identities, time.monotonic() - started)
 
 
 @contextlib.asynccontextmanager
@@ -121,8 +134,6 @@ async def _on_lent_servers(lent: Mapping[Side, str]) -> AsyncIterator[dict[Side,
     config = make_config(lent)
     mark = secrets.token_hex(4)
     names = {side: f"ordermigrate_demo_{mark}_{side}" for side in Side}
-    for side in Side:
-        db.check_dsn(side, lent[side])
     async with contextlib.AsyncExitStack() as stack:
         for side, name in names.items():
             # Before it is there: an interruption may come while the server is at it.
@@ -133,7 +144,7 @@ async def _on_lent_servers(lent: Mapping[Side, str]) -> AsyncIterator[dict[Side,
 
 def _without_secrets(dsn: str) -> str:
     known = conninfo_to_dict(dsn).items()
-    return make_conninfo(**{key: value for key, value in known if "password" not in key})
+    return make_conninfo("", **{key: value for key, value in known if "password" not in key})
 
 
 async def _run(config: Config, side: Side, block: str, database: str) -> None:

@@ -59,7 +59,8 @@ SELECT
     a.attname AS name,
     a.attnum::integer AS position,
     format_type(a.atttypid, a.atttypmod) AS type_name,
-    format_type(base.oid, NULL) AS base_type,
+    -- -1 is 'no modifiers': NULL would give character, which as a cast means character(1)
+    format_type(base.oid, -1) AS base_type,
     a.atttypid < 16384 AS is_builtin,
     base.typtype = 'e' AS is_enum,
     (
@@ -74,20 +75,9 @@ SELECT
         )
     ) AS is_binary_safe,
     a.attnotnull OR top_type.typnotnull AS is_not_null,
-    a.atthasdef AND a.attgenerated = '' AS has_default,
     a.attidentity::text AS identity,
     a.attgenerated::text AS generated,
-    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation,
-    (
-        SELECT p.proname
-        FROM pg_catalog.pg_opclass AS oc
-        INNER JOIN pg_catalog.pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'hash'
-        INNER JOIN pg_catalog.pg_amproc AS ap
-            ON ap.amprocfamily = oc.opcfamily AND ap.amprocnum = 2
-            AND ap.amproclefttype = oc.opcintype AND ap.amprocrighttype = oc.opcintype
-        INNER JOIN pg_catalog.pg_proc AS p ON p.oid = ap.amproc
-        WHERE oc.opcintype = base.oid AND oc.opcdefault AND base.oid < 16384
-    ) AS hash_function
+    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation
 FROM pg_catalog.pg_attribute AS a
 INNER JOIN below AS b ON b.top = a.atttypid
 INNER JOIN pg_catalog.pg_type AS base ON base.oid = b.oid AND base.typtype <> 'd'
@@ -138,6 +128,11 @@ SELECT
             AND (
                 (d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = i.indexrelid)
                 OR (d.refclassid = 'pg_catalog.pg_constraint'::regclass AND d.refobjid = k.oid)
+            )
+            AND NOT (
+                k.oid IS NOT NULL
+                AND d.classid = 'pg_catalog.pg_constraint'::regclass
+                AND d.objid = k.oid
             )
     ) AS needed_by
 FROM pg_catalog.pg_index AS i
@@ -200,19 +195,37 @@ WHERE
 ORDER BY k.conrelid, k.conname;
 
 -- name: read_triggers
--- Triggers that users have made on the given tables; those of foreign keys and partitions' clones
--- are not among them. The version changes with every change of the row.
+-- Triggers that users have made on the given tables or on their leaves; those of foreign keys and
+-- partitions' clones are not among them. The version changes with every change of the row.
 -- $1: table oids.
+WITH RECURSIVE tree (root, oid) AS (
+    SELECT
+        listed.oid,
+        listed.oid
+    FROM unnest($1::bigint[]::oid[]) AS listed (oid)
+    UNION
+    SELECT
+        t.root,
+        h.inhrelid
+    FROM tree AS t
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+)
+
 SELECT
-    t.tgrelid::bigint AS table_oid,
+    tree.root::bigint AS table_oid,
+    n.nspname AS schema_name,
+    c.relname AS table_name,
     t.oid::bigint AS oid,
     t.xmin::text AS version,
     t.tgname AS name,
     t.tgenabled::text AS enabled,
     pg_get_triggerdef(t.oid) AS definition,
     t.tgfoid::regprocedure::text AS function
-FROM pg_catalog.pg_trigger AS t
-WHERE t.tgrelid = ANY($1::bigint[]::oid[]) AND NOT t.tgisinternal AND t.tgparentid = 0
+FROM tree
+INNER JOIN pg_catalog.pg_trigger AS t
+    ON t.tgrelid = tree.oid AND NOT t.tgisinternal AND t.tgparentid = 0
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 ORDER BY t.tgrelid, t.tgname;
 
 -- name: read_sequences
@@ -278,7 +291,9 @@ SELECT
         ELSE 0
     END AS blocks,
     pg_get_expr(c.relpartbound, c.oid) AS bound,
-    coalesce(am.amname, '') AS access_method
+    coalesce(am.amname, '') AS access_method,
+    has_table_privilege(c.oid, 'SELECT') AS can_select,
+    coalesce(row_security_active(c.oid), false) AS hides_rows
 FROM tree AS t
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.oid
 INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

@@ -20,13 +20,14 @@ ALTER TABLE {table} DROP CONSTRAINT {name};
 DROP INDEX {index};
 
 -- name: find_index
--- Whether an index of this name is there and usable.
--- $1: schema, $2: name.
-SELECT i.indisvalid AS is_valid
+-- Whether a table has a usable index of this name.
+-- $1: schema, $2: the index's name, $3: the table's.
+SELECT i.indexrelid::bigint AS oid
 FROM pg_catalog.pg_class AS c
 INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 INNER JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid
-WHERE n.nspname = $1::text AND c.relname = $2::text;
+INNER JOIN pg_catalog.pg_class AS t ON t.oid = i.indrelid
+WHERE n.nspname = $1::text AND c.relname = $2::text AND t.relname = $3::text AND i.indisvalid;
 
 -- name: find_constraint
 -- Whether a table has a constraint of this name.

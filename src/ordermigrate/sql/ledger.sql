@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS ordermigrate.attempt (
     snapshot pg_snapshot NOT NULL,
     fingerprint jsonb NOT NULL,
     counters jsonb NOT NULL,
+    open_window jsonb NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at timestamptz,
     outcome text,
@@ -115,7 +116,8 @@ SELECT
     r.phase,
     r.phase_since,
     r.started_at,
-    r.program_version
+    r.program_version,
+    r.monolith
 FROM ordermigrate.run AS r;
 
 -- name: change_phase
@@ -139,14 +141,15 @@ RETURNING phase_change_id;
 
 -- name: insert_attempt
 -- Open an attempt, numbered after the last one.
--- $1: run, $2: snapshot, $3: fingerprint, $4: counters.
-INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint, counters)
+-- $1: run, $2: snapshot, $3: fingerprint, $4: counters, $5: rows of transactions near the snapshot.
+INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint, counters, open_window)
 SELECT
     coalesce(max(a.attempt), 0) + 1,
     $1::uuid,
     $2::pg_snapshot,
     $3::jsonb,
-    $4::jsonb
+    $4::jsonb,
+    $5::jsonb
 FROM ordermigrate.attempt AS a
 RETURNING attempt;
 
@@ -164,6 +167,7 @@ SELECT
     a.snapshot::text AS snapshot,
     a.fingerprint,
     a.counters,
+    a.open_window,
     (SELECT count(*) FROM ordermigrate.attempt) AS attempts
 FROM ordermigrate.attempt AS a
 ORDER BY a.attempt
@@ -261,6 +265,10 @@ SELECT NOT EXISTS (
     FROM ordermigrate.chunk AS c
     WHERE c.table_name = $1::text AND c.leaf_oid <> $2::bigint AND c.copied_at IS NOT NULL
 ) AS is_alone;
+
+-- name: lock_target
+-- Keep every writer away from a target table, a COPY that is still committing too.
+LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: truncate_target
 -- Empty a target table whose every row the ledger knows.

@@ -36,6 +36,8 @@ SELECT
     current_setting('server_version_num')::integer AS server_version,
     current_setting('server_encoding') AS encoding,
     pg_is_in_recovery() AS is_in_recovery,
+    (SELECT s.setting::integer FROM pg_catalog.pg_settings AS s WHERE s.name = 'deadlock_timeout')
+        AS deadlock_timeout_ms,
     current_setting('fsync') AS fsync,
     current_setting('full_page_writes') AS full_page_writes;
 
@@ -70,8 +72,7 @@ SELECT pg_advisory_unlock($1::integer, $2::integer);
 
 -- name: try_operator_lock
 -- Keep a second operator out, as a convenience; the guard is in the rows, not here.
--- $1: the migration's run id.
-SELECT pg_try_advisory_lock(hashtextextended('ordermigrate ' || $1::text, 0)) AS is_ours;
+SELECT pg_try_advisory_lock(hashtextextended('ordermigrate operator', 0)) AS is_ours;
 
 -- name: see_backend
 -- Whether a backend of ours is still there.

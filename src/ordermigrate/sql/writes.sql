@@ -15,15 +15,27 @@ SELECT
     (SELECT ROW({key})::text FROM {table} AS {alias} ORDER BY {descending} LIMIT 1) AS greatest;
 
 -- name: count_newer_rows
--- Count a table's rows, and those among them that a snapshot does not see because their
--- transaction had not committed then. Transaction ids are compared within their 32 bits first,
--- which is cheap; the few that remain are widened and asked of the snapshot itself.
+-- Count a table's rows; those among them that a snapshot does not see because their transaction
+-- had not committed then; and the rest of those whose transactions are not older than the oldest
+-- that was open then (the window), with a sum over key and transaction. Transaction ids are
+-- compared within their 32 bits first, which is cheap; the few that remain are widened and asked
+-- of the snapshot itself. The age of a frozen row from before a wraparound is negative.
 -- $1: the snapshot.
 SELECT
     count(*) AS all_rows,
-    count(*) FILTER (
-        WHERE age({alias}.xmin) <= age((pg_snapshot_xmin($1::text::pg_snapshot))::xid)
-        AND NOT pg_visible_in_snapshot(
+    count(*) FILTER (WHERE recent.is_recent AND NOT recent.is_visible) AS newer_rows,
+    count(*) FILTER (WHERE recent.is_recent AND recent.is_visible) AS window_rows,
+    coalesce(sum(recent.hash) FILTER (WHERE recent.is_recent AND recent.is_visible), 0)::text
+        AS window_sum
+FROM {table} AS {alias}
+CROSS JOIN LATERAL (
+    SELECT age({alias}.xmin) BETWEEN 0 AND age(pg_snapshot_xmin($1::text::pg_snapshot)::xid) AS is_recent
+    OFFSET 0
+) AS near
+LEFT JOIN LATERAL (
+    SELECT
+        true AS is_recent,
+        pg_visible_in_snapshot(
             (
                 pg_snapshot_xmin($1::text::pg_snapshot)::text::bigint
                 + (
@@ -34,7 +46,26 @@ SELECT
                 )
             )::text::xid8,
             $1::text::pg_snapshot
-        )
-    ) AS newer_rows
-FROM {table} AS {alias}
+        ) AS is_visible,
+        hashtextextended(ROW({key})::text || ' ' || {alias}.xmin::text, 0) AS hash
+    WHERE near.is_recent
+    OFFSET 0
+) AS recent ON true
 WHERE {where};
+
+-- name: read_window
+-- The same window as the snapshot itself sees it, run under that snapshot.
+-- $1: the snapshot.
+SELECT
+    count(*) AS window_rows,
+    coalesce(sum(hashtextextended(ROW({key})::text || ' ' || {alias}.xmin::text, 0)), 0)::text
+        AS window_sum
+FROM {table} AS {alias}
+WHERE
+    age({alias}.xmin) BETWEEN 0 AND age(pg_snapshot_xmin($1::text::pg_snapshot)::xid)
+    AND ({where});
+
+-- name: has_open_transactions
+-- Whether any transaction was open at a snapshot: only then can it have missed a savepoint's.
+-- $1: the snapshot.
+SELECT EXISTS (SELECT FROM pg_snapshot_xip($1::text::pg_snapshot)) AS has_open;

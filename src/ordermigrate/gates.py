@@ -1,0 +1,154 @@
+"""The gates that every changing verb passes before it touches anything.
+
+Both databases are reached and belong together, one command at a time is at work, the tables exist
+and fit, our rights suffice, and the rows on the service are ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from ordermigrate import catalog, db, families, ledger, mapping, preflight, sides
+from ordermigrate.config import Config
+from ordermigrate.db import Session
+from ordermigrate.errors import Refused
+from ordermigrate.ledger import Run
+from ordermigrate.model import TableMap
+from ordermigrate.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Both sessions, the tables as they are, and the run if there is one."""
+
+    monolith: Session
+    service: Session
+    maps: list[TableMap]
+    run: Run | None
+
+
+@contextlib.asynccontextmanager
+async def stand_on_ground(
+    config: Config, command: str, steps: list[str], *, is_dry_run: bool = False
+) -> AsyncIterator[Ground]:
+    """Open both sides and pass the gates that every changing verb has in common."""
+    async with db.open_pair(config, command) as (monolith, service):
+        run = await read_run(monolith, service)
+        if not is_dry_run:
+            await ledger.take_operator_lock(service)
+        await catalog.require_tables(monolith, [each.name for each in config.tables])
+        is_absent = await _apply_family(config, service, steps, is_dry_run=is_dry_run)
+        if is_absent and is_dry_run:
+            yield Ground(monolith, service, [], None)
+            return
+        await catalog.require_tables(service, [each.target for each in config.tables])
+        await preflight.require_rights(monolith, service, config.tables)
+        maps = await read_maps(config, monolith, service)
+        preflight.require_sound_tables(maps)
+        yield Ground(monolith, service, maps, run)
+
+
+async def read_run(monolith: Session, service: Session) -> Run | None:
+    """Return the run on record, after seeing that these two databases belong to it.
+
+    Raises:
+        Refused: They do not, or not to the same one.
+        UsageError: The two DSNs are swapped.
+
+    """
+    one, _ = await sides.read_both(monolith, service)
+    run = await ledger.read_run(service)
+    if run is None or one is not None:
+        return run
+    # The service alone has a row: a preparation was cut short, or this is another monolith.
+    identity = monolith.identity
+    known = {key: run.monolith.get(key) for key in ("system_identifier", "database_oid")}
+    seen = {
+        "system_identifier": identity.system_identifier,
+        "database_oid": identity.database_oid,
+    }
+    if run.phase is not Phase.PREPARED or known != seen:
+        raise Refused(
+            f"The service belongs to migration {run.run}, but the monolith's database "
+            f"{identity.database} does not",
+            wanted=f"The database with which it was begun ({run.monolith.get('database')})",
+            todo="Correct the monolith's DSN",
+        )
+    return run
+
+
+async def read_maps(config: Config, monolith: Session, service: Session) -> list[TableMap]:
+    """Read the family's tables on both sides and pair them up."""
+    await preflight.require_sound_expressions(monolith, config.tables)
+    tables = []
+    for session, names in (
+        (monolith, [each.name for each in config.tables]),
+        (service, [each.target for each in config.tables]),
+    ):
+        async with catalog.locked_snapshot(session, names):
+            tables.append(await catalog.read_tables(session, names))
+    return mapping.build_maps(config.tables, *tables)
+
+
+async def _apply_family(
+    config: Config, service: Session, steps: list[str], *, is_dry_run: bool
+) -> bool:
+    """Create the service's tables by the family's SQL where none of them is there yet.
+
+    Returns whether they were absent.
+    """
+    found = await catalog.find_tables(service, [each.target for each in config.tables])
+    if config.family is None or any(each.oid is not None for each in found):
+        return False
+    folder = families.find_family(config.family)
+    if folder is None:
+        raise Refused(
+            f"There is no family named {config.family}",
+            wanted=f"One of: {', '.join(families.list_families())}",
+            todo="Correct `family` in the configuration, or leave it out and create the service's "
+            "tables yourself",
+        )
+    steps.append(f"create the service's tables by the family {config.family}")
+    if not is_dry_run:
+        async with service.transaction():
+            await service.run_script((folder / "service.sql").read_text("utf-8"))
+    return True
+
+
+async def require_empty(ground: Ground) -> None:
+    """Refuse targets with rows that no copy of ours has brought."""
+    totals = await ledger.read_totals(ground.service) if ground.run else {}
+    for each in ground.maps:
+        begun = each.label in totals and totals[each.label].chunks_copied > 0
+        if not begun and not await ledger.is_empty(ground.service, each.target.name):
+            raise Refused(
+                f"{each.target.name} on the service is not empty, and this migration's ledger "
+                "does not know its rows",
+                wanted="An empty table; rows that are not ours are never overwritten or removed",
+                todo="Look at the rows; if nobody needs them, empty the table yourself and run "
+                "the command again",
+            )
+
+
+async def require_known_rows(ground: Ground, *, is_restart: bool = False) -> None:
+    """Refuse a target whose rows are not just those that chunks have brought.
+
+    To begin again, it is enough that there are no others among them.
+    """
+    totals = await ledger.read_totals(ground.service)
+    for each in ground.maps:
+        if each.label not in totals:
+            continue
+        unknown, missing = await ledger.count_unknown_rows(
+            ground.service, each.label, each.target.name
+        )
+        if unknown or (missing and not is_restart):
+            raise Refused(
+                f"{each.target.name} on the service is not as the copy left it: {unknown:,} rows "
+                f"are not of its making, {missing:,} that it brought are gone or changed",
+                wanted="A table that nobody but ordermigrate writes to until the service owns it",
+                todo="Find out who wrote to it; then empty the table yourself and run "
+                "`ordermigrate copy --restart`",
+            )

@@ -1,0 +1,118 @@
+"""What the verbs return: values for the command line to print, and for programs to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ordermigrate.ledger import LastValidation
+from ordermigrate.model import Identity
+from ordermigrate.phases import Phase
+from ordermigrate.verdicts import TableVerdict, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What `prepare` did, or would do."""
+
+    run: str | None
+    phase: Phase
+    steps: tuple[str, ...]
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedTable:
+    """How much of one table is on the service."""
+
+    name: str
+    target: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyResult:
+    """What `copy` did, or would do."""
+
+    run: str | None
+    phase: Phase
+    tables: tuple[CopiedTable, ...]
+    seconds: float
+    found: tuple[str, ...]
+    steps: tuple[str, ...]
+    is_already_done: bool
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TableStatus:
+    """How far the copy of one table is."""
+
+    name: str
+    target: str
+    total_rows_estimate: int
+    copied_rows: int
+    copied_bytes: int
+    chunks: int
+    chunks_copied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a migration stands."""
+
+    run: str | None
+    phase: Phase
+    phase_since: str | None
+    owner: str
+    monolith: Identity
+    service: Identity
+    tables: tuple[TableStatus, ...]
+    objects_off: tuple[str, ...]
+    last_validation: LastValidation | None
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A verdict, and the migration that it is about."""
+
+    run: str | None
+    phase: Phase
+    verdict: Verdict
+    validation_id: int | None
+
+
+def describe_table(verdict: TableVerdict) -> dict[str, Any]:
+    """Return a table's verdict as JSON has it (docs/reference.md)."""
+    return {
+        "name": verdict.name,
+        "to": verdict.target,
+        "rows": verdict.target_rows,
+        "source_rows": verdict.source_rows,
+        "target_rows": verdict.target_rows,
+        "outcome": "equal" if verdict.is_equal else "different",
+        "checks": [
+            {
+                "name": check.name,
+                "outcome": check.outcome,
+                "summary": check.summary,
+                "details": list(check.details),
+                "seconds": round(check.seconds, 3),
+            }
+            for check in verdict.checks
+        ],
+        "differences": [
+            {
+                "key": each.key,
+                "kind": each.kind,
+                "columns": {
+                    name: {"source": values[0], "target": values[1]}
+                    for name, values in each.columns.items()
+                },
+            }
+            for each in verdict.differences
+        ],
+        "differences_total": verdict.differences_total,
+        "notes": list(verdict.notes),
+    }
