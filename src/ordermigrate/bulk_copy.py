@@ -23,11 +23,11 @@ import asyncpg
 from psycopg import sql
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from ordermigrate import catalog, db, ledger, queries, sessions, streams
+from ordermigrate import catalog, db, fingerprints, ledger, queries, sessions, streams
 from ordermigrate.catalog import GaveWay
 from ordermigrate.chunks import BLOCK_BYTES, chunk_query, split_blocks
 from ordermigrate.config import Config
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused
 from ordermigrate.model import Leaf, Side, Table, TableMap
 from ordermigrate.progress import (
@@ -191,6 +191,8 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
                     ],
                 )
             except (ConnectionLost, GaveWay, AttemptOver) as over:
+                # The source first: whoever waits for our locks should not wait for the target too.
+                await keeper.close()
                 reporter.report(AttemptEnded(attempt.number, str(over)))
                 with contextlib.suppress(OrdermigrateError):
                     await ledger.end_attempt(book, attempt.number, str(over))
@@ -215,7 +217,7 @@ async def _copy_under_snapshot(attempt: _Attempt) -> None:
         book,
         job.run,
         exported.snapshot,
-        catalog.fingerprint(tables),
+        fingerprints.fingerprint(tables),
         job.counters,
         await job.note_window(keeper, exported.snapshot) if is_first else {},
     )
@@ -225,10 +227,12 @@ async def _copy_under_snapshot(attempt: _Attempt) -> None:
 async def _check_structure(job: Job, keeper: Session, book: Session) -> list[Table]:
     """Read the source's catalog under the lock; refuse when it is not what it was."""
     tables = await catalog.read_tables(keeper, [each.source.name for each in job.maps])
-    now = catalog.fingerprint(tables.values())
+    now = fingerprints.fingerprint(tables.values())
     first = await ledger.read_first_attempt(book)
-    before = first.fingerprint if first else catalog.fingerprint(each.source for each in job.maps)
-    drift = catalog.explain_drift(before, now)
+    before = (
+        first.fingerprint if first else fingerprints.fingerprint(each.source for each in job.maps)
+    )
+    drift = fingerprints.explain_drift(before, now)
     if drift:
         raise Refused(
             f"The {job.source}'s schema is not what it was when the copy began: "
@@ -332,9 +336,12 @@ async def _import_snapshot(attempt: _Attempt, source: asyncpg.Connection[Any]) -
 
     names = [each.source.name for each in attempt.job.maps]
     await catalog.begin_locked(run, attempt.keeper, names, _longest(attempt))
-    await run(
-        sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(attempt.snapshot)).as_string(None)
-    )
+    statement = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(attempt.snapshot))
+    try:
+        await run(statement.as_string(None))
+    except Refused:
+        await attempt.keeper.run("SELECT 1")  # a snapshot goes with its session: raises if lost
+        raise
 
 
 def _longest(attempt: _Attempt) -> str:
@@ -371,6 +378,7 @@ async def _open_stream(attempt: _Attempt, like: Session, number: int) -> asyncpg
         raise
     if not seen:
         connection.terminate()
+        await like.run("SELECT 1")  # a mark goes with its session: raises if that is lost
         raise Refused(
             f"Two connections by the same DSN reached different {like.side} databases",
             wanted="Every connection to reach the same server",

@@ -7,12 +7,12 @@ and fit, our rights suffice, and the rows on the service are ours.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from ordermigrate import catalog, db, families, ledger, mapping, preflight, sides
 from ordermigrate.config import Config
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
 from ordermigrate.model import TableMap
@@ -132,18 +132,18 @@ async def require_empty(ground: Ground) -> None:
             )
 
 
-async def require_known_rows(ground: Ground, *, is_restart: bool = False) -> None:
+async def require_known_rows(
+    service: Session, maps: Sequence[TableMap], *, is_restart: bool = False
+) -> None:
     """Refuse a target whose rows are not just those that chunks have brought.
 
     To begin again, it is enough that there are no others among them.
     """
-    totals = await ledger.read_totals(ground.service)
-    for each in ground.maps:
+    totals = await ledger.read_totals(service)
+    for each in maps:
         if each.label not in totals:
             continue
-        unknown, missing = await ledger.count_unknown_rows(
-            ground.service, each.label, each.target.name
-        )
+        unknown, missing = await ledger.count_unknown_rows(service, each.label, each.target.name)
         if unknown or (missing and not is_restart):
             raise Refused(
                 f"{each.target.name} on the service is not as the copy left it: {unknown:,} rows "

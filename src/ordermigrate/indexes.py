@@ -16,7 +16,7 @@ from psycopg import sql
 
 from ordermigrate import catalog, db, ledger, queries
 from ordermigrate.config import Config
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.ledger import RecordedObject
 from ordermigrate.model import Column, Index, Side, Table, TableMap, TableName
 from ordermigrate.progress import Analyzed, IndexBuilt, IndexesDropped, IndexStarted, Reporter

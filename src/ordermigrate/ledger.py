@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from ordermigrate import phases, queries
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.errors import Busy
 from ordermigrate.model import Identity, Table, TableName
 from ordermigrate.phases import Phase

@@ -27,7 +27,7 @@ from ordermigrate import (
 from ordermigrate import validate as validation
 from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
 from ordermigrate.gates import Ground
@@ -136,7 +136,7 @@ async def copy(
         if run.phase is Phase.PREPARED:
             run = await _begin(ground, run, reporter)
         else:
-            await gates.require_known_rows(ground)
+            await gates.require_known_rows(ground.service, maps)
 
         async def note_window(session: Session, snapshot: str) -> dict[str, Any]:
             return await writes.note_window(session, maps, snapshot)
@@ -174,14 +174,22 @@ async def _complete_copy(
 async def _finish_copy(
     config: Config, maps: list[TableMap], reporter: Reporter, *, is_offline: bool
 ) -> tuple[str, ...]:
-    """Build what was dropped, check that nobody wrote, gather statistics; safe to repeat."""
+    """Build what was dropped, check that nobody wrote to either side; safe to repeat."""
     _, found = await run_together(
         indexes.restore(config, Side.SERVICE, reporter),
         _check_promise(config, maps, reporter, is_offline=is_offline),
     )
     names = [each.target.name for each in maps]
-    await indexes.analyze(config, Side.SERVICE, names, reporter)
+    await run_together(
+        indexes.analyze(config, Side.SERVICE, names, reporter), _check_service(config, maps)
+    )
     return found or ()
+
+
+async def _check_service(config: Config, maps: list[TableMap]) -> None:
+    """Refuse to call the copy complete if somebody else wrote to the service."""
+    async with db.opened(config, Side.SERVICE, "copy: check of rows") as service:
+        await gates.require_known_rows(service, maps)
 
 
 async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> CopyResult:
@@ -212,7 +220,7 @@ async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> C
 
 async def _restart(ground: Ground, run: Run) -> Run:
     """Forget a copy and remove its rows, after seeing that there are no others."""
-    await gates.require_known_rows(ground, is_restart=True)
+    await gates.require_known_rows(ground.service, ground.maps, is_restart=True)
     async with ground.service.transaction():
         await ground.service.set_local("statement_timeout", "0")
         for each in ground.maps:

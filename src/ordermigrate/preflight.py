@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from ordermigrate import catalog
 from ordermigrate.config import TableConfig
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.errors import Refused, UsageError
 from ordermigrate.model import TableMap, quote_name
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import asyncpg
 from psycopg import sql
 
-from ordermigrate import catalog, db, queries, sessions, streams
+from ordermigrate import catalog, control, queries, sessions, streams
 from ordermigrate.config import Limits
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.digest import View
 from ordermigrate.model import Side, TableMap, TableName
 from ordermigrate.progress import CheckFinished, CheckStarted, Reporter
@@ -47,7 +47,7 @@ class Scanner:
 
     async def outlive(self, work: Awaitable[_T]) -> _T:
         """Wait for work on this side for as long as its backend is seen to be there."""
-        return await db.outlive(
+        return await control.outlive(
             work, self.route, self.connection.get_server_pid(), self.stall_seconds
         )
 

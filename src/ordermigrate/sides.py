@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.errors import Refused, UsageError
 from ordermigrate.model import Side
 

@@ -77,6 +77,14 @@ def translated(side: Side) -> Any:  # noqa: ANN401  a generator, by contextmanag
             f"The connection to the {side} is lost: {reason}",
             todo="Run the same command again; it goes on where it stopped",
         ) from error
+    except RuntimeError as error:
+        # uvloop's, where asyncpg writes to a connection that was reset a moment ago.
+        if "the handler is closed" not in str(error):
+            raise
+        raise ConnectionLost(
+            f"The connection to the {side} is lost",
+            todo="Run the same command again; it goes on where it stopped",
+        ) from error
 
 
 async def connect(route: Route) -> asyncpg.Connection[Any]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ordermigrate import catalog, digest, queries
 from ordermigrate.config import Limits
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.distribution_checks import check_latest, check_status, check_users
 from ordermigrate.errors import OrdermigrateError, Refused, Unavailable

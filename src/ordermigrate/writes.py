@@ -17,7 +17,7 @@ from typing import Any
 from psycopg import sql
 
 from ordermigrate import catalog, queries
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.model import TableMap
 from ordermigrate.together import run_together
 
@@ -253,10 +253,15 @@ async def _count_newer(
     async with catalog.locked_snapshot(session, [table.source.name for table in tables]):
         await session.run("SET LOCAL statement_timeout = 0")
         for table in tables:
-            statement = _window_query("count_newer_rows", table)
+            statement = _window_query("count_recent_rows", table)
             row = (await session.run_long(statement, noted.snapshot))[0]
-            was = row.all_rows - row.newer_rows if copied is None else copied.get(table.label, 0)
+            newer, window = 0, Window(0, "0")
+            if row.recent_rows:
+                statement = _window_query("sort_recent_rows", table)
+                recent = (await session.run_long(statement, noted.snapshot))[0]
+                newer, window = recent.newer_rows, Window(recent.window_rows, recent.window_sum)
+            was = row.all_rows - newer if copied is None else copied.get(table.label, 0)
             before = noted.window.get(table.label)
-            is_same = before is None or Window(**before) == Window(row.window_rows, row.window_sum)
-            found.append(Stillness(table.label, row.all_rows, row.newer_rows, was, is_same))
+            is_same = before is None or Window(**before) == window
+            found.append(Stillness(table.label, row.all_rows, newer, was, is_same))
     return found

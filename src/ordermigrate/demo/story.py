@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ordermigrate import console, db, migration, outcomes, progress, queries
-from ordermigrate.db import Session
+from ordermigrate.control import Session
 from ordermigrate.demo.databases import (
     FAMILY,
     VARIABLES,

@@ -14,27 +14,30 @@ SELECT
     (SELECT ROW({key})::text FROM {table} AS {alias} ORDER BY {ascending} LIMIT 1) AS smallest,
     (SELECT ROW({key})::text FROM {table} AS {alias} ORDER BY {descending} LIMIT 1) AS greatest;
 
--- name: count_newer_rows
--- Count a table's rows; those among them that a snapshot does not see because their transaction
--- had not committed then; and the rest of those whose transactions are not older than the oldest
--- that was open then (the window), with a sum over key and transaction. Transaction ids are
--- compared within their 32 bits first, which is cheap; the few that remain are widened and asked
--- of the snapshot itself. The age of a frozen row from before a wraparound is negative.
+-- name: count_recent_rows
+-- Count a table's rows, and those whose transactions are not older than the oldest one that was
+-- open at a snapshot. Transaction ids are compared within their 32 bits, which is cheap. The age of
+-- a frozen row from before a wraparound is negative.
 -- $1: the snapshot.
 SELECT
     count(*) AS all_rows,
-    count(*) FILTER (WHERE recent.is_recent AND NOT recent.is_visible) AS newer_rows,
-    count(*) FILTER (WHERE recent.is_recent AND recent.is_visible) AS window_rows,
-    coalesce(sum(recent.hash) FILTER (WHERE recent.is_recent AND recent.is_visible), 0)::text
-        AS window_sum
+    count(*) FILTER (
+        WHERE age({alias}.xmin) BETWEEN 0 AND age(pg_snapshot_xmin($1::text::pg_snapshot)::xid)
+    ) AS recent_rows
 FROM {table} AS {alias}
-CROSS JOIN LATERAL (
-    SELECT age({alias}.xmin) BETWEEN 0 AND age(pg_snapshot_xmin($1::text::pg_snapshot)::xid) AS is_recent
-    OFFSET 0
-) AS near
-LEFT JOIN LATERAL (
+WHERE {where};
+
+-- name: sort_recent_rows
+-- Of those recent rows: how many a snapshot does not see because their transactions had not
+-- committed then; and of the others (the window) how many there are, with a sum over key and
+-- transaction. Their transaction ids are widened to 64 bits and asked of the snapshot itself.
+-- $1: the snapshot.
+SELECT
+    count(*) FILTER (WHERE NOT recent.is_visible) AS newer_rows,
+    count(*) FILTER (WHERE recent.is_visible) AS window_rows,
+    coalesce(sum(recent.hash) FILTER (WHERE recent.is_visible), 0)::text AS window_sum
+FROM (
     SELECT
-        true AS is_recent,
         pg_visible_in_snapshot(
             (
                 pg_snapshot_xmin($1::text::pg_snapshot)::text::bigint
@@ -48,10 +51,11 @@ LEFT JOIN LATERAL (
             $1::text::pg_snapshot
         ) AS is_visible,
         hashtextextended(ROW({key})::text || ' ' || {alias}.xmin::text, 0) AS hash
-    WHERE near.is_recent
-    OFFSET 0
-) AS recent ON true
-WHERE {where};
+    FROM {table} AS {alias}
+    WHERE
+        age({alias}.xmin) BETWEEN 0 AND age(pg_snapshot_xmin($1::text::pg_snapshot)::xid)
+        AND {where}
+) AS recent;
 
 -- name: read_window
 -- The same window as the snapshot itself sees it, run under that snapshot.
