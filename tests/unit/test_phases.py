@@ -1,0 +1,82 @@
+"""The phases: one complete table, and next steps that break nothing."""
+
+from __future__ import annotations
+
+import itertools
+
+import click
+import pytest
+
+from ordermigrate import phases
+from ordermigrate.cli.app import COMMANDS, cli
+from ordermigrate.errors import Refused
+from ordermigrate.phases import Phase
+
+DESTRUCTIVE = ("--restart", "--force", "--repair", "--drop", "--confirm", "cleanup", "cancel")
+PAIRS = list(itertools.product(Phase, Phase))
+
+
+def test_every_phase_has_a_meaning_and_a_row_in_the_table() -> None:
+    assert list(phases.MEANING) == list(phases.FOLLOWING) == list(Phase)
+
+
+def test_every_phase_can_be_reached_from_the_first() -> None:
+    reached = {Phase.NEW}
+    for _ in Phase:
+        reached |= {new for old in reached for new in phases.FOLLOWING[old]}
+    assert reached == set(Phase)
+
+
+def test_no_phase_is_a_dead_end_and_none_leads_back_to_before_the_ledger() -> None:
+    assert all(phases.FOLLOWING.values())
+    assert all(Phase.NEW not in following for following in phases.FOLLOWING.values())
+
+
+@pytest.mark.parametrize(("old", "new"), PAIRS)
+def test_a_transition_is_allowed_exactly_when_the_table_has_it_or_nothing_changes(
+    old: Phase, new: Phase
+) -> None:
+    if new is old or new in phases.FOLLOWING[old]:
+        phases.check_transition(old, new)
+        return
+    with pytest.raises(Refused, match="ordermigrate status") as refused:
+        phases.check_transition(old, new)
+    assert phases.MEANING[old] in str(refused.value)
+
+
+def every_next_step() -> list[phases.NextStep]:
+    return [
+        step
+        for phase in Phase
+        for verdict in (None, "equal", "different")
+        for is_void in (False, True)
+        for step in phases.next_steps(phase, verdict, is_void=is_void)
+    ]
+
+
+def test_there_is_always_a_next_step_with_a_reason() -> None:
+    for phase in Phase:
+        assert phases.next_steps(phase, None)
+    assert all(step.reason for step in every_next_step())
+
+
+def test_next_steps_destroy_nothing() -> None:
+    for step in every_next_step():
+        assert not any(word in step.command for word in DESTRUCTIVE), step.command
+
+
+@pytest.mark.parametrize("command", sorted({step.command for step in every_next_step()}))
+def test_a_next_step_is_a_command_line_that_the_program_takes(command: str) -> None:
+    program, name, *options = command.split()
+    assert program == "ordermigrate"
+    assert name in COMMANDS
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    known = {option for parameter in found.params for option in parameter.opts}
+    assert set(options) <= known
+
+
+def test_a_copy_is_not_called_proved_before_a_valid_verdict() -> None:
+    for verdict, is_void in ((None, False), ("equal", True), ("different", False)):
+        (step,) = phases.next_steps(Phase.COPIED, verdict, is_void=is_void)
+        assert step.command == "ordermigrate validate --checksums"
