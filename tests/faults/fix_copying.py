@@ -1,0 +1,297 @@
+"""A copy of the hub's orders that faults are done to, and the three checks that end every test.
+
+The judge compares both sides without a line of the product; the ledger is read by SQL of its own;
+the third check asks `validate`. What stands on the service's table (indexes, constraints, columns)
+is compared with how it was before any command ran.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.fix_faults import FaultProxy
+from tests.fix_orders import (
+    ORDERS_TABLE,
+    CliResult,
+    Hub,
+    MakeHub,
+    RunCli,
+    RunningCli,
+    StartCli,
+    WriteToml,
+    identical,
+)
+from tests.fix_postgres import SIDES, Side, execute
+
+# Four chunks of 1 MiB, the last one smaller; their rows are some 4.3 MB in COPY's binary format.
+ORDERS = 20_000
+MID_COPY_BYTES = 2_000_000
+CHUNK_MIB = 1
+INDEXES = 7
+
+_DEFINITIONS = """
+SELECT line FROM (
+    SELECT format('index %s, valid %s, identity %s, clustered %s, in %s, %s',
+        pg_get_indexdef(i.indexrelid), i.indisvalid, i.indisreplident, i.indisclustered,
+        c.reltablespace, obj_description(i.indexrelid, 'pg_class'))
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    WHERE i.indrelid = 'public.orders'::regclass
+    UNION ALL
+    SELECT format('constraint %I %s, valid %s, by %s, %s', conname, pg_get_constraintdef(oid),
+        convalidated, conindid::regclass, obj_description(oid, 'pg_constraint'))
+    FROM pg_constraint WHERE conrelid = 'public.orders'::regclass
+    UNION ALL
+    SELECT format('column %I %s, not null %s, default %s', attname,
+        format_type(atttypid, atttypmod), attnotnull, pg_get_expr(d.adbin, d.adrelid))
+    FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = attrelid AND d.adnum = attnum
+    WHERE attrelid = 'public.orders'::regclass AND attnum > 0
+    UNION ALL
+    SELECT format('table owner %s, rights %s, options %s, identity %s', relowner::regrole, relacl,
+        reloptions, relreplident)
+    FROM pg_class WHERE oid = 'public.orders'::regclass
+) AS everything (line)
+ORDER BY line COLLATE "C"
+"""
+
+At = tuple[str, int, Callable[[RunningCli], object]]
+
+
+@dataclass(eq=False)
+class Copying:
+    """Two databases, a proxy in front of each, and the program.
+
+    Attributes:
+        hub: How the test itself reaches the databases, past the proxies.
+        proxies: The network between the program and each of them.
+
+    """
+
+    hub: Hub
+    proxies: Mapping[Side, FaultProxy]
+    write_toml: WriteToml
+    start_cli: StartCli
+    run_cli: RunCli
+    limits: Mapping[str, object]
+    tables: Sequence[Mapping[str, object]]
+    definitions_before: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.configure()
+        self.definitions_before = self.definitions()
+
+    def configure(self, **limits: object) -> None:
+        """Write the configuration, with these limits over those of the test."""
+        self.write_toml(
+            self.through("monolith"),
+            self.through("service"),
+            tables=self.tables,
+            limits={"chunk_mib": CHUNK_MIB, **self.limits, **limits},
+        )
+
+    def dsn(self, side: Side) -> str:
+        """Return the way past the proxy."""
+        return self.hub.monolith if side == "monolith" else self.hub.service
+
+    def through(self, side: Side) -> str:
+        """Return the program's way to one side."""
+        proxy = self.proxies.get(side)
+        return proxy.dsn(self.dsn(side)) if proxy else self.dsn(side)
+
+    def on_monolith(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run statements there, outside any transaction."""
+        return execute(self.hub.monolith, statement)
+
+    def on_service(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run statements there, outside any transaction."""
+        return execute(self.hub.service, statement)
+
+    def definitions(self) -> list[str]:
+        """Return what stands on the service's table; triggers are off until it is the owner."""
+        return [str(line) for (line,) in execute(self.hub.service, _DEFINITIONS)]
+
+    # The program
+
+    def start(self, *args: str, at: At | None = None) -> RunningCli:
+        """Start `copy --offline`."""
+        return self.start_cli("copy", "--offline", *args, at=at)
+
+    def run(self, *args: str, at: At | None = None) -> CliResult:
+        """Run `copy --offline` to its end, whatever that is."""
+        return self.start(*args, at=at).finish()
+
+    def finish(self, *args: str) -> CliResult:
+        """Run the copy again, which has to complete it, and check everything."""
+        done = self.run(*args)
+        assert done.exit_code == 0, done.stderr
+        self.assert_complete()
+        return done
+
+    def recover(self, result: CliResult) -> None:
+        """Take a copy that had a fault to its end: it recovered itself, or says run again."""
+        assert_resumable(result)
+        if result.exit_code == 0:
+            self.assert_complete()
+        else:
+            self.finish()
+
+    # The three checks, and the catalog
+
+    def assert_complete(self) -> None:
+        """Assert that both sides are identical, the ledger agrees, and `validate` does."""
+        for table in self.tables:
+            compared = identical(self.hub.monolith, self.hub.service, str(table["name"]))
+            assert compared
+            assert self.ledger_rows(str(table["name"])) == compared.service_rows
+        assert self.on_service(
+            "SELECT phase, (SELECT count(*) FROM ordermigrate.chunk WHERE copied_at IS NULL), "
+            "(SELECT count(*) FROM ordermigrate.recorded_object "
+            "WHERE state = 'off' AND kind IN ('index', 'check')) FROM ordermigrate.run"
+        ) == [("copied", 0, 0)]
+        assert self.definitions() == self.definitions_before
+        judged = self.run_cli("validate", "--checksums", "--json")
+        assert judged.exit_code == 0, judged.stdout + judged.stderr
+
+    def ledger_rows(self, table: str = "public.orders") -> int:
+        """Return how many rows the ledger says were copied."""
+        query = sql.SQL(
+            "SELECT coalesce(sum(copied_rows), 0)::bigint FROM ordermigrate.chunk "
+            "WHERE table_name = {}"
+        ).format(sql.Literal(table))
+        return int(execute(self.hub.service, query)[0][0])
+
+    # What happens to it
+
+    def stall_service_in_mid_copy(self) -> None:
+        """Let the service's network stop once, with a chunk on its way on each worker."""
+        self.proxies["service"].stall_after(MID_COPY_BYTES, "to_server")
+
+    def await_stall(self) -> None:
+        """Wait until that has happened."""
+        self.proxies["service"].wait_until(lambda proxy: proxy._is_stalled)
+
+    def end_backends(self, side: Side, application_name: str) -> int:
+        """End every backend of that name on one side, and return how many there were."""
+        statement = sql.SQL(
+            "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE {}"
+        ).format(sql.Literal(application_name))
+        return int(execute(self.dsn(side), statement)[0][0])
+
+
+def assert_resumable(result: CliResult) -> None:
+    """Assert that a command is done, or says in one message that it can be run again."""
+    assert result.exit_code in {0, 5}, (result.exit_code, result.stderr)
+    assert "Traceback" not in result.stderr, result.stderr
+    if result.exit_code == 5:
+        assert "ordermigrate: " in result.stderr
+
+
+def names(result: CliResult | RunningCli) -> list[str]:
+    """Return the names of a command's events, in order."""
+    return [str(event["event"]) for event in result.events]
+
+
+def suspend(running: RunningCli) -> None:
+    """Stop the process where it stands; its connections stay open."""
+    running.process.send_signal(signal.SIGSTOP)
+
+
+def wake(running: RunningCli) -> None:
+    """Let it go on."""
+    running.process.send_signal(signal.SIGCONT)
+
+
+def await_true(is_true: Callable[[], bool], timeout_seconds: float = 30.0) -> None:
+    """Wait for something that no event tells of."""
+    deadline = time.monotonic() + timeout_seconds
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
+
+
+@contextmanager
+def in_background(work: Callable[[], object]) -> Iterator[None]:
+    """Do something beside the block, and raise here what went wrong there."""
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  it is raised in the test's own thread
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(60)
+    assert not thread.is_alive()
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def transaction(dsn: str) -> Iterator[psycopg.Connection]:
+    """Open a connection as an application would; it is rolled back unless the test commits."""
+    connection = psycopg.connect(dsn)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+class MakeCopying(Protocol):
+    """Make a hub to be copied."""
+
+    def __call__(
+        self,
+        *,
+        orders: int = ORDERS,
+        behind: Sequence[Side] = (),
+        limits: Mapping[str, object] | None = None,
+        tables: Sequence[Mapping[str, object]] = (ORDERS_TABLE,),
+        scripts: tuple[str, str] = ("", ""),
+    ) -> Copying:
+        """Put proxies before the sides that are named; run a script on each side first."""
+        ...
+
+
+@pytest.fixture
+def make_copying(
+    make_hub: MakeHub,
+    make_proxy: Callable[[str], FaultProxy],
+    ordermigrate_toml: WriteToml,
+    start_cli: StartCli,
+    run_cli: RunCli,
+) -> MakeCopying:
+    """Return a factory of hubs that are to be copied."""
+
+    def make(
+        *,
+        orders: int = ORDERS,
+        behind: Sequence[Side] = (),
+        limits: Mapping[str, object] | None = None,
+        tables: Sequence[Mapping[str, object]] = (ORDERS_TABLE,),
+        scripts: tuple[str, str] = ("", ""),
+    ) -> Copying:
+        hub = make_hub(orders=orders)
+        for side, script in zip(SIDES, scripts, strict=True):
+            if script:
+                execute(hub.monolith if side == "monolith" else hub.service, script)
+        proxies: dict[Side, FaultProxy] = {
+            side: make_proxy(hub.monolith if side == "monolith" else hub.service) for side in behind
+        }
+        return Copying(hub, proxies, ordermigrate_toml, start_cli, run_cli, limits or {}, tables)
+
+    return make
