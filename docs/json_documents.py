@@ -1,0 +1,251 @@
+"""What `--json` prints, command by command, as JSON Schema.
+
+The one place where it is written down: `generate.py` writes docs/schemas and a page from it, and
+a test holds it against what the commands print.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Schema = dict[str, Any]
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def text(description: str, *values: str) -> Schema:
+    """Return the schema of a string, one of `values` if there are any."""
+    return {"type": "string", "description": description, **({"enum": [*values]} if values else {})}
+
+
+def number(description: str) -> Schema:
+    """Return the schema of a number."""
+    return {"type": "number", "description": description}
+
+
+def count(description: str) -> Schema:
+    """Return the schema of a whole number from 0 on."""
+    return {"type": "integer", "minimum": 0, "description": description}
+
+
+def boolean(description: str) -> Schema:
+    """Return the schema of a truth value."""
+    return {"type": "boolean", "description": description}
+
+
+def or_null(schema: Schema) -> Schema:
+    """Return the schema of the same value, or null."""
+    found = {**schema, "type": [schema["type"], "null"]}
+    if "enum" in schema:
+        found["enum"] = [*schema["enum"], None]
+    return found
+
+
+def listing(description: str, items: Schema) -> Schema:
+    """Return the schema of a list."""
+    return {"type": "array", "description": description, "items": items}
+
+
+def fields(description: str, properties: Mapping[str, Schema]) -> Schema:
+    """Return the schema of an object that has all of these keys; more may come."""
+    return {
+        "type": "object",
+        "description": description,
+        "required": [*properties],
+        "properties": {**properties},
+    }
+
+
+def mapping(description: str, values: Schema) -> Schema:
+    """Return the schema of an object whose keys are names."""
+    return {"type": "object", "description": description, "additionalProperties": values}
+
+
+_NAMES = {
+    "name": text("The table on the monolith."),
+    "to": text("The table on the service."),
+}
+_DATABASE = {
+    "database": text("Its name."),
+    "server_version": text("Of its server, such as 17.10."),
+    "encoding": text("Of the database."),
+}
+_CHECK = fields(
+    "One question and its answer.",
+    {
+        "name": text("What was looked at, such as `row checksums`."),
+        "outcome": text(
+            "`attention` is worth a look but no difference; `skipped` was not asked.",
+            *("equal", "different", "attention", "skipped"),
+        ),
+        "summary": text("The answer as a sentence."),
+        "details": listing("The figures behind it.", {"type": "object"}),
+        "seconds": number("How long it took."),
+    },
+)
+_DIFFERENCE = fields(
+    "One row that is not the same on both sides.",
+    {
+        "key": mapping("Its primary key, by column, as text.", {"type": ["string", "null"]}),
+        "kind": text(
+            "Missing on the service, extra on the service, or changed.",
+            *("missing", "extra", "changed"),
+        ),
+        "columns": mapping(
+            "Every column that differs. Values as text; null is NULL, or no such row.",
+            fields(
+                "Both values.",
+                {
+                    "source": or_null(text("On the monolith.")),
+                    "target": or_null(text("On the service.")),
+                },
+            ),
+        ),
+    },
+)
+_STEPS = listing("What was done, or with --dry-run would be done.", {"type": "string"})
+
+# Per command: its outcomes with what they mean, its tables, its own keys.
+COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[str, Schema]]] = {
+    "prepare": (
+        {
+            "prepared": "done",
+            "already_prepared": "it was done before",
+            "planned": "nothing was done: --dry-run",
+        },
+        _NAMES,
+        {"steps_taken": _STEPS},
+    ),
+    "copy": (
+        {
+            "copied": "done",
+            "already_copied": "it was done before",
+            "planned": "nothing was done: --dry-run",
+        },
+        {
+            **_NAMES,
+            "rows": count("Rows that the copy has brought."),
+            "bytes": count("Bytes that went over the network for them."),
+        },
+        {
+            "seconds": number("How long it took."),
+            "found": listing("What the check for writers has found.", {"type": "string"}),
+            "steps_taken": _STEPS,
+        },
+    ),
+    "validate": (
+        {"equal": "no check found a difference", "different": "at least one did (exit code 4)"},
+        {
+            **_NAMES,
+            "rows": count("Rows on the service."),
+            "source_rows": count("Rows on the monolith."),
+            "target_rows": count("Rows on the service."),
+            "outcome": text("Of this table.", "equal", "different"),
+            "checks": listing("In the order in which they were made.", _CHECK),
+            "differences": listing("The first rows that differ (--max-differences).", _DIFFERENCE),
+            "differences_total": count("How many rows differ in all."),
+            "notes": listing("What one should know beside that.", {"type": "string"}),
+        },
+        {
+            "algorithm": or_null(text("How rows were hashed; null without --checksums.")),
+            "seconds": number("How long it took."),
+            "validation": or_null(
+                {"type": "integer", "description": "Its number in the ledger; null without one."}
+            ),
+            "notes": listing("What one should know beside that.", {"type": "string"}),
+        },
+    ),
+    "status": (
+        {"ok": "both databases have answered"},
+        {
+            **_NAMES,
+            "target": text("The same as `to`."),
+            "rows": count("The same as `copied_rows`."),
+            "copied_rows": count("Rows that are on the service."),
+            "copied_bytes": count("Bytes that went over the network for them."),
+            "total_rows_estimate": count("How many there are to copy, by the statistics."),
+            "chunks": count("Chunks planned."),
+            "chunks_copied": count("Chunks committed on the service."),
+        },
+        {
+            "phase_meaning": text("The phase as a sentence."),
+            "phase_since": or_null(text("When it began, ISO 8601.")),
+            "copied_rows": count("The sum over the tables."),
+            "total_rows_estimate": count("The sum over the tables."),
+            "monolith": fields("The monolith's database.", _DATABASE),
+            "service": fields("The service's database.", _DATABASE),
+            "last_validation": or_null(
+                fields(
+                    "The newest validation on record.",
+                    {
+                        "verdict": text("What it found.", "equal", "different"),
+                        "algorithm": or_null(text("How rows were hashed, if they were.")),
+                        "finished_at": text("ISO 8601."),
+                        "age_seconds": number("How long ago that is."),
+                        "seconds": number("How long it took."),
+                        "is_void": boolean("Whether the copy has moved on since."),
+                    },
+                )
+            ),
+            "objects_off": listing(
+                "Indexes, triggers and constraints of the service that are off for now.",
+                {"type": "string"},
+            ),
+        },
+    ),
+}
+
+
+def common(outcome: Schema, tables: Mapping[str, Schema]) -> dict[str, Schema]:
+    """Return the keys that every document has."""
+    return {
+        "schema": {"const": 1, "description": "Of this layout; another number, another layout."},
+        "run": or_null(text("The migration's id; null where there is none yet.")),
+        "command": or_null(text("The command that printed it.")),
+        "outcome": outcome,
+        "exit_code": count("The same as the process's."),
+        "phase": or_null(text("How far the migration is.")),
+        "owner": or_null(
+            text("Which side accepts the application's writes.", "monolith", "service", "none")
+        ),
+        "tables": listing("The family.", fields("One table.", tables)),
+        "next_steps": listing(
+            "What would be sensible now; never a command that destroys something.",
+            fields("A step.", {"command": text("To be typed."), "reason": text("Why.")}),
+        ),
+    }
+
+
+def schemas() -> dict[str, Schema]:
+    """Return the schema of each command's document, and of the one that tells of an error."""
+    found = {
+        name: {
+            "$schema": DIALECT,
+            "title": f"ordermigrate {name} --json",
+            **fields(
+                "Printed on stdout, alone.",
+                {**common(text("What came of it.", *outcomes), tables), **own},
+            ),
+        }
+        for name, (outcomes, tables, own) in COMMANDS.items()
+    }
+    found["error"] = {
+        "$schema": DIALECT,
+        "title": "Any command with --json that ends in an error",
+        **fields(
+            "Printed on stdout, alone; the same message is on stderr.",
+            {
+                **common(
+                    text(
+                        "What kind of error it is.",
+                        *("bug", "usage", "refused", "unavailable", "busy", "interrupted"),
+                    ),
+                    {},
+                ),
+                "message": text("What is true, what was wanted, what to do."),
+                "findings": listing("Each reason by itself, of a refusal.", {"type": "string"}),
+            },
+        ),
+    }
+    return found
