@@ -1,0 +1,1 @@
+"""Benchmarks: ordermigrate beside its peers, in turn, on two real servers, in one run."""
