@@ -41,6 +41,8 @@ class Session:
     ) -> None:
         self.identity = identity
         self.route = route
+        # The backend's process id: kept, for a closed connection no longer tells it.
+        self.pid = connection.info.backend_pid
         self._connection = connection
         self._timeout_seconds = timeout_seconds + GRACE_SECONDS
         self._stall_seconds = stall_seconds
@@ -49,11 +51,6 @@ class Session:
     def side(self) -> Side:
         """Which of the two databases this is."""
         return self.identity.side
-
-    @property
-    def pid(self) -> int:
-        """The backend's process id."""
-        return self._connection.info.backend_pid
 
     async def fetch_all(
         self, module: str, name: str, /, *values: object, **parts: sql.Composable
@@ -113,8 +110,10 @@ class Session:
 
     def abort(self) -> None:
         """Cut the connection under whatever is waiting on it; the server rolls back."""
-        descriptor = self._connection.fileno()
-        with socket.socket(fileno=os.dup(descriptor)) as duplicate, contextlib.suppress(OSError):
+        with (
+            contextlib.suppress(OSError, psycopg.Error),  # it may be lost already
+            socket.socket(fileno=os.dup(self._connection.fileno())) as duplicate,
+        ):
             duplicate.shutdown(socket.SHUT_RDWR)
 
     async def find_fault(self, query: str) -> str | None:

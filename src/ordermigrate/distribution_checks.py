@@ -65,6 +65,13 @@ def _expression(view: View, column: str) -> str:
     return named.get(column, sql.Identifier(column).as_string(None))
 
 
+def _by_its_bytes(table: Comparison, expression: str, column: str) -> str:
+    """Return an expression that groups as bytes do: to a collation, two texts can be one."""
+    target = table.map.target.column(column)
+    has_collation = target is not None and target.collation is not None
+    return f'({expression})::text COLLATE "C"' if has_collation else expression
+
+
 @dataclass(slots=True)
 class _Users:
     """What the comparison per user has met so far."""
@@ -110,7 +117,7 @@ async def check_users(table: Comparison) -> None:
         statement = queries.compose(
             "distribution_checks",
             "count_by_user",
-            user=raw(_expression(view, column)),
+            user=raw(_by_its_bytes(table, _expression(view, column), column)),
             origin=raw(view.origin),
         )
         streams_of.append(scanner.stream(statement))

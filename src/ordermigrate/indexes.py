@@ -206,6 +206,9 @@ async def _build(session: Session, recorded: RecordedObject) -> bool:
         return False
     async with session.transaction():
         await _prepare_build(session, table, str(definition["tablespace"]))
+        # Another process of ours may be at it: two builds of one name end in an error.
+        if not await ledger.claim_object(session, recorded):
+            return True
         there = await session.fetch_one(
             "indexes", "find_index", table.schema, recorded.name, table.name
         )
@@ -233,6 +236,8 @@ async def _attach(session: Session, recorded: RecordedObject) -> None:
     name = sql.Identifier(str(definition["constraint"]))
     async with session.transaction():
         await _prepare_build(session, table, str(definition["tablespace"]))
+        if not await ledger.claim_object(session, recorded):
+            return
         there = await session.fetch_one(
             "indexes", "find_constraint", table.schema, table.name, definition["constraint"]
         )
@@ -302,6 +307,8 @@ async def _dress(session: Session, table: TableName, recorded: RecordedObject) -
 async def _restore_check(session: Session, recorded: RecordedObject) -> None:
     table = TableName.parse(recorded.table_name)
     async with session.transaction():
+        if not await ledger.claim_object(session, recorded):
+            return
         there = await session.fetch_one(
             "indexes", "find_constraint", table.schema, table.name, recorded.name
         )

@@ -373,6 +373,14 @@ async def read_objects(service: Session, *kinds: str) -> list[RecordedObject]:
     ]
 
 
+async def claim_object(service: Session, recorded: RecordedObject) -> bool:
+    """Keep others from bringing an object back in this transaction; False if it is back."""
+    row = await service.fetch_one(
+        "ledger", "claim_object", recorded.table_name, recorded.kind, recorded.name
+    )
+    return row is not None
+
+
 async def mark_restored(service: Session, recorded: RecordedObject) -> None:
     """Record that an object is back, in the transaction that brought it."""
     await service.fetch_all(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from psycopg import sql
+
 from ordermigrate import catalog
 from ordermigrate.config import TableConfig
 from ordermigrate.control import Session
@@ -64,7 +66,8 @@ async def require_sound_expressions(monolith: Session, configured: Sequence[Tabl
     """Raise `UsageError` where SQL of the configuration is none that the monolith understands."""
     faults: list[str] = []
     for table in configured:
-        origin = f"FROM {table.name} AS {quote_name(table.name.name)}"
+        alias = sql.Identifier(table.name.name)
+        origin = sql.SQL("FROM {} AS {}").format(table.name.sql, alias).as_string(None)
         written = [("where", table.where, f"SELECT true {origin} WHERE ({table.where}\n)")]
         written.extend(
             (f"columns.{quote_name(name)}", rule.sql, f"SELECT ({rule.sql}\n) {origin}")

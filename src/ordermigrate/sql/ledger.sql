@@ -319,6 +319,14 @@ FROM ordermigrate.recorded_object AS o
 WHERE o.state = 'off' AND o.kind = ANY($1::text[])
 ORDER BY o.weight DESC, o.table_name, o.object_name;
 
+-- name: claim_object
+-- Lock an object that is still off for the rest of the transaction; no row if it is back.
+-- $1: table, $2: kind, $3: name.
+SELECT o.object_name
+FROM ordermigrate.recorded_object AS o
+WHERE o.table_name = $1::text AND o.kind = $2::text AND o.object_name = $3::text AND o.state = 'off'
+FOR UPDATE;
+
 -- name: mark_restored
 -- An object is back, in the transaction that brought it.
 -- $1: table, $2: kind, $3: name.
