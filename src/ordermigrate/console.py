@@ -143,7 +143,7 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             return f"{table}: {len(names)} indexes and keys are off for the load"
         case events.SnapshotTaken(attempt=attempt, chunks_total=total, chunks_copied=copied):
             rest = f", {copied} of them copied already" if copied else ""
-            return f"attempt {attempt}: {total} chunks{rest}"
+            return f"attempt {attempt}: {total} {'chunk' if total == 1 else 'chunks'}{rest}"
         case events.ChunkFound(table=table, chunk=chunk):
             return f"{table}: chunk {chunk} was committed by an earlier try"
         case events.LeafRewritten(table=table, leaf=leaf, rows_removed=rows):

@@ -61,8 +61,9 @@ async def prepare(config: Config, reporter: Reporter, *, is_dry_run: bool = Fals
     steps: list[str] = []
     async with gates.stand_on_ground(config, "prepare", steps, is_dry_run=is_dry_run) as ground:
         run = await _prepare(ground, steps, reporter, is_dry_run=is_dry_run)
+        last = await ledger.read_last_validation(ground.service) if run else None
     phase = run.phase if run else Phase.NEW
-    return Preparation(run.run if run else None, phase, tuple(steps), is_dry_run)
+    return Preparation(run.run if run else None, phase, last, tuple(steps), is_dry_run)
 
 
 async def _prepare(
@@ -73,6 +74,7 @@ async def _prepare(
         steps.append("create the schema ordermigrate on both sides, with the ledger on the service")
     elif one is None:
         steps.append("finish a preparation that was cut short: the monolith's side row")
+    await gates.require_empty(ground)
     if is_dry_run:
         steps.extend(
             f"switch off trigger {trigger.name} on {each.target.name} until the service owns it"
@@ -81,7 +83,6 @@ async def _prepare(
             if trigger.enabled != "D"
         )
         return ground.run
-    await gates.require_empty(ground)
     run_id = other.run if other else str(uuid.uuid4())
     service, monolith = ground.service, ground.monolith
     async with service.transaction():
@@ -213,8 +214,9 @@ async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> C
         )
         steps.append("build indexes and keys, gather statistics, check that nobody wrote meanwhile")
     run_id = ground.run.run if ground.run else None
+    last = await ledger.read_last_validation(ground.service) if run_id else None
     return CopyResult(
-        run_id, phase, (), 0.0, (), tuple(steps), is_already_done=False, is_dry_run=True
+        run_id, phase, last, (), 0.0, (), tuple(steps), is_already_done=False, is_dry_run=True
     )
 
 
@@ -347,6 +349,7 @@ async def _result(
     return CopyResult(
         run.run,
         run.phase,
+        await ledger.read_last_validation(service),
         tables,
         time.monotonic() - started,
         found,

@@ -7,8 +7,17 @@ from typing import Any
 
 from ordermigrate.ledger import LastValidation
 from ordermigrate.model import Identity
-from ordermigrate.phases import Phase
+from ordermigrate.phases import NextStep, Phase, next_steps
 from ordermigrate.verdicts import TableVerdict, Verdict
+
+
+def find_next_steps(phase: Phase, last: LastValidation | None) -> list[NextStep]:
+    """Say what comes next, by the phase and the validation on record."""
+    if last is None:
+        return next_steps(phase, None)
+    return next_steps(
+        phase, last.verdict, is_void=last.is_void, has_checksums=last.algorithm is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +26,7 @@ class Preparation:
 
     run: str | None
     phase: Phase
+    last_validation: LastValidation | None
     steps: tuple[str, ...]
     is_dry_run: bool
 
@@ -37,6 +47,7 @@ class CopyResult:
 
     run: str | None
     phase: Phase
+    last_validation: LastValidation | None
     tables: tuple[CopiedTable, ...]
     seconds: float
     found: tuple[str, ...]

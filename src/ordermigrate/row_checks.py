@@ -58,7 +58,9 @@ async def check_rows(table: Comparison) -> None:
         table.reporter.report(Locating(table.map.label, len(parts), digest.PARTS))
         await _locate(table, parts)
         summary = (
-            f"{table.differences_total:,} rows differ ({algorithm} of every row, "
+            f"{table.differences_total:,} "
+            f"{'row differs' if table.differences_total == 1 else 'rows differ'} "
+            f"({algorithm} of every row, "
             f"{len(parts)} of {digest.PARTS} parts)"
         )
         table.conclude(Check("row checksums", "different", summary), started)

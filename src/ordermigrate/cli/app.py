@@ -7,7 +7,6 @@ called: `--help` should not wait for database drivers.
 from __future__ import annotations
 
 import io
-import json
 import sys
 import traceback
 from importlib import import_module
@@ -144,4 +143,6 @@ def _print_failure(given: list[str], exit_code: int, error: OrdermigrateError) -
             "findings": list(error.findings) if isinstance(error, Refused) else [],
             "next_steps": [{"command": each, "reason": error.todo or error.fact} for each in steps],
         }
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        from ordermigrate.cli import options  # noqa: PLC0415  slow to import
+
+        options.print_document(document)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, phases
+from ordermigrate import console, migration, outcomes
 from ordermigrate.cli import options
 
 
@@ -61,7 +61,7 @@ def command(
         ),
     )
     outcome = "planned" if is_dry_run else "already_copied" if done.is_already_done else "copied"
-    steps = phases.next_steps(done.phase, None)
+    steps = outcomes.find_next_steps(done.phase, done.last_validation)
     document = options.make_document(
         "copy",
         outcome,

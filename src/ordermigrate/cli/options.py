@@ -145,5 +145,6 @@ def make_document(
 
 
 def print_document(document: dict[str, Any]) -> None:
-    """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+    """Print one JSON document on stdout, which any encoding of the terminal can carry."""
+    has_letters = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    click.echo(json.dumps(document, ensure_ascii=not has_letters, indent=2))

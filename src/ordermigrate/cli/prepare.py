@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, phases
+from ordermigrate import console, migration, outcomes
 from ordermigrate.cli import options
 
 
@@ -29,6 +29,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_
         lambda reporter: migration.prepare(config, reporter, is_dry_run=is_dry_run),
     )
     outcome = "planned" if is_dry_run else "prepared" if done.steps else "already_prepared"
+    steps = outcomes.find_next_steps(done.phase, done.last_validation)
     document = options.make_document(
         "prepare",
         outcome,
@@ -37,7 +38,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_
         phase=done.phase.value,
         owner="monolith",
         tables=[{"name": str(each.name), "to": str(each.target)} for each in config.tables],
-        steps=phases.next_steps(done.phase, None),
+        steps=steps,
         steps_taken=list(done.steps),
     )
     if is_json:
@@ -47,4 +48,4 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_
         console.show_lines(["would:", *(f"  {step}" for step in done.steps)])
     else:
         console.show_lines([f"{outcome.replace('_', ' ')}: migration {done.run}"])
-    console.show_next_steps(phases.next_steps(done.phase, None))
+    console.show_next_steps(steps)

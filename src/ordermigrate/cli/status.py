@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, phases
+from ordermigrate import console, migration, outcomes, phases
 from ordermigrate.cli import options
 from ordermigrate.model import Identity
 
@@ -34,12 +34,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
         "status", log_format, lambda _: migration.status(config), is_quiet=True
     )
     last = found.last_validation
-    steps = phases.next_steps(
-        found.phase,
-        last.verdict if last else None,
-        is_void=last.is_void if last else False,
-        has_checksums=last is not None and last.algorithm is not None,
-    )
+    steps = outcomes.find_next_steps(found.phase, last)
     document = options.make_document(
         "status",
         "ok",
