@@ -173,6 +173,16 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "phase_since": or_null(text("When it began, ISO 8601.")),
             "copied_rows": count("The sum over the tables."),
             "total_rows_estimate": count("The sum over the tables."),
+            **{
+                name: {"type": "null", "description": f"{what} Not measured by this version."}
+                for name, what in (
+                    ("backlog", "Keys still to be applied."),
+                    ("lag_seconds", "The age of the oldest of them."),
+                    ("fences", "Which side refuses application writes."),
+                    ("refused_writes", "How many were refused."),
+                    ("checklist", "What is done of the migration."),
+                )
+            },
             "monolith": fields("The monolith's database.", _DATABASE),
             "service": fields("The service's database.", _DATABASE),
             "last_validation": or_null(

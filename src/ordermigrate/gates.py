@@ -81,7 +81,6 @@ async def read_run(monolith: Session, service: Session) -> Run | None:
 
 async def read_maps(config: Config, monolith: Session, service: Session) -> list[TableMap]:
     """Read the family's tables on both sides and pair them up."""
-    await preflight.require_sound_expressions(monolith, config.tables)
     tables = []
     for session, names in (
         (monolith, [each.name for each in config.tables]),
@@ -89,6 +88,7 @@ async def read_maps(config: Config, monolith: Session, service: Session) -> list
     ):
         async with catalog.locked_snapshot(session, names):
             tables.append(await catalog.read_tables(session, names))
+    await preflight.require_sound_expressions(monolith, config.tables)
     return mapping.build_maps(config.tables, *tables)
 
 

@@ -127,7 +127,8 @@ def _find_roles(
                 wanted=f"One of its columns: {known}",
                 todo="Correct the configuration, or leave the key out to skip its check",
             )
-        roles[role] = pair.name if pair else None
+        # A frozen column is not compared, and may be there on one side only.
+        roles[role] = pair.name if pair and not pair.is_frozen else None
     return roles
 
 

@@ -15,6 +15,20 @@ from psycopg import sql
 # PostgreSQL folds the letters of ASCII and leaves all others as they are.
 _FOLDED = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*\Z")
+# Reserved in PostgreSQL (manual, appendix C): as a name such a word needs its quotes.
+_RESERVED = frozenset(
+    """
+    all analyse analyze and any array as asc asymmetric authorization binary both case cast check
+    collate collation column concurrently constraint create cross current_catalog current_date
+    current_role current_schema current_time current_timestamp current_user default deferrable desc
+    distinct do else end except false fetch for foreign freeze from full grant group having ilike in
+    initially inner intersect into is isnull join lateral leading left like limit localtime
+    localtimestamp natural not notnull null offset on only or order outer overlaps placing primary
+    references returning right select session_user similar some symmetric system_user table
+    tablesample then to trailing true union unique user using variadic verbose when where window
+    with
+    """.split()  # noqa: SIM905  a list of words
+)
 _QUOTED_PART = re.compile(r'"((?:[^"]|"")+)"|([^".\s]+)')
 
 
@@ -32,7 +46,9 @@ class Side(StrEnum):
 
 def quote_name(name: str) -> str:
     """Return `name` as one writes it in SQL, in double quotes only where they are needed."""
-    return name if _PLAIN.match(name) else '"' + name.replace('"', '""') + '"'
+    if _PLAIN.match(name) and name not in _RESERVED:
+        return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -63,6 +63,12 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
             "is_void": last.is_void,
         },
         objects_off=list(found.objects_off),
+        # Known by the contract, and not measured by this version: null, never a guess.
+        backlog=None,
+        lag_seconds=None,
+        fences=None,
+        refused_writes=None,
+        checklist=None,
     )
     if is_json:
         options.print_document(document)

@@ -296,14 +296,15 @@ DELETE FROM ordermigrate.attempt;
 SELECT NOT EXISTS (SELECT FROM {table}) AS is_empty;
 
 -- name: record_object
--- Write down a definition before it is dropped or switched off; one that is there stays.
+-- Write down a definition before it is dropped or switched off. One that is off already stays: what
+-- stands there then is half of what was to come back, such as a primary key's index alone.
 -- $1: table, $2: kind, $3: name, $4: definition, $5: weight.
-INSERT INTO ordermigrate.recorded_object (table_name, kind, object_name, definition, weight, state)
+INSERT INTO ordermigrate.recorded_object AS o (table_name, kind, object_name, definition, weight, state)
 VALUES ($1::text, $2::text, $3::text, $4::jsonb, $5::float8, 'off')
 ON CONFLICT (table_name, kind, object_name)
 DO UPDATE SET
-    definition = excluded.definition,
-    weight = excluded.weight,
+    definition = CASE WHEN o.state = 'off' THEN o.definition ELSE excluded.definition END,
+    weight = CASE WHEN o.state = 'off' THEN o.weight ELSE excluded.weight END,
     state = 'off',
     changed_at = clock_timestamp();
 
