@@ -104,7 +104,7 @@ def make_contestants(ground: Ground) -> list[Contestant]:
     return [
         Contestant(
             OURS,
-            "bulk_copy.load: two streams, chunks of 64 MiB, ledger included; not the start of "
+            "two streams, chunks of 64 MiB, snapshot and ledger included; not the start of "
             "Python (for that see the whole job)",
             ours.prepare,
             ours.run,

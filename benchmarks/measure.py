@@ -15,9 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from benchmarks.programs import Usage
+
+_READINGS: Final = 200
+_PAUSE_SECONDS: Final = 0.02
 
 
 class Measured(Protocol):
@@ -160,17 +163,29 @@ def tree_cpu_seconds(pid: int) -> float | None:
     """
     if not Path("/proc/self/stat").exists():
         return None
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return sum(_own_cpu_seconds(each) for each in (str(pid), *children))
+    # A child that is reaped between two of our readings would be counted on neither side, with
+    # all that it has used: read again until the children were the same before and after.
+    for _ in range(_READINGS):
+        children = _children(pid)
+        used = [_own_ticks(each) for each in (*children, str(pid))]
+        if None not in used and _children(pid) == children:
+            return sum(ticks or 0 for ticks in used) / os.sysconf("SC_CLK_TCK")
+        time.sleep(_PAUSE_SECONDS)
+    message = f"the children of process {pid} do not come to rest"
+    raise RuntimeError(message)
 
 
-def _own_cpu_seconds(pid: str) -> float:
+def _children(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def _own_ticks(pid: str) -> int | None:
+    """Return utime, stime, cutime and cstime of a process together; None when it has gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    # utime, stime, cutime, cstime: fields 14 to 17, counted from the process id
-    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+        return None
+    return sum(int(field) for field in fields[11:15])
 
 
 def tell(text: str) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import psycopg
 import pytest
@@ -25,6 +25,7 @@ from ordermigrate.cli.app import run
 from tests.fix_orders import (
     CliResult,
     Comparison,
+    Hub,
     WriteToml,
     cli_environment,
     identical,
@@ -50,11 +51,12 @@ SELECT line FROM (
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
         AND c.relkind IN ('r', 'p', 'v', 'f')
     UNION ALL
-    SELECT format('index %s valid %s identity %s clustered %s in %s: %s', pg_get_indexdef(indexrelid),
-        indisvalid, indisreplident, indisclustered,
+    SELECT format('index %s valid %s identity %s clustered %s in %s: %s',
+        pg_get_indexdef(indexrelid), indisvalid, indisreplident, indisclustered,
         (SELECT spcname FROM pg_tablespace t WHERE t.oid = c.reltablespace),
         obj_description(indexrelid, 'pg_class'))
-    FROM pg_index JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    FROM pg_index JOIN pg_class c ON c.oid = indexrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE n.nspname NOT IN ('pg_catalog', 'pg_toast')
     UNION ALL
     SELECT format('constraint %I on %s %s %s: %s', conname, conrelid::regclass,
@@ -69,7 +71,8 @@ SELECT line FROM (
     WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')
     UNION ALL
     SELECT format('rows %s %s', c.oid::regclass, query_to_xml(format(
-        'SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text COLLATE "C")) FROM ONLY %s t',
+        'SELECT count(*), md5(string_agg(t::text, chr(10) ORDER BY t::text COLLATE "C")) '
+        'FROM ONLY %s t',
         c.oid::regclass), true, false, ''))
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
@@ -219,6 +222,18 @@ class MakePair(Protocol):
     ) -> Pair:
         """Run a script in each, the same in both where there is one only."""
         ...
+
+
+class Dsns(TypedDict):
+    """Both DSNs, as runners of the program take them."""
+
+    monolith: str
+    service: str
+
+
+def dsns(hub: Hub) -> Dsns:
+    """Return both DSNs of a hub, for `run(**dsns(hub))`."""
+    return {"monolith": hub.monolith, "service": hub.service}
 
 
 class RunHere(Protocol):

@@ -20,7 +20,7 @@ from tests.fix_orders import (
     add_orders,
     identical,
 )
-from tests.fix_pairs import picture
+from tests.fix_pairs import RunHere, dsns, picture
 from tests.fix_postgres import MakeDatabase, execute
 
 ORDERS = 3_000
@@ -177,8 +177,7 @@ def test_a_newcomer_moves_a_hub_with_a_few_commands(
 ) -> None:
     """init, prepare, copy, validate, status: words for people, exit codes for programs."""
     hub = empty_service
-    # Quotes, blanks, tabs, backslashes, line ends and letters of all kinds are among the texts.
-    both = {"monolith": hub.monolith, "service": hub.service}
+    both = dsns(hub)
     ((rows,),) = execute(hub.monolith, "SELECT count(*) FROM public.orders")
     sums_before = execute(hub.monolith, "SELECT sum(quantity), max(updated_at) FROM public.orders")
 
@@ -228,14 +227,14 @@ def test_a_newcomer_moves_a_hub_with_a_few_commands(
 
 
 def test_each_document_is_one_on_stdout_with_the_promised_keys(
-    run_cli: RunCli, ordermigrate_toml: WriteToml, make_hub: MakeHub
+    run_here: RunHere, ordermigrate_toml: WriteToml, make_hub: MakeHub
 ) -> None:
     hub = make_hub(users=20, orders=ORDERS)
     ordermigrate_toml(limits={"chunk_mib": 1})
-    both = {"monolith": hub.monolith, "service": hub.service}
+    both = dsns(hub)
 
     def run(*args: str) -> dict[str, Any]:
-        return read_document(run_cli(*args, "--json", **both))
+        return read_document(run_here(*args, "--json", **both))
 
     document = run("status")
     assert (document["run"], document["phase"], document["owner"]) == (None, "new", "monolith")
@@ -250,7 +249,11 @@ def test_each_document_is_one_on_stdout_with_the_promised_keys(
 
     assert run("copy", "--dry-run")["outcome"] == "planned"
     document = run("copy", "--offline")
-    assert (document["outcome"], document["phase"], document["run"]) == ("copied", "copied", the_run)
+    assert (document["outcome"], document["phase"], document["run"]) == (
+        "copied",
+        "copied",
+        the_run,
+    )
     assert document["tables"][0]["rows"] == ORDERS
     assert document["next_steps"][0]["command"] == "ordermigrate validate --checksums"
     assert run("copy")["outcome"] == "already_copied"
@@ -258,7 +261,11 @@ def test_each_document_is_one_on_stdout_with_the_promised_keys(
     document = run("validate")
     assert (document["outcome"], document["algorithm"]) == ("equal", None)
     document = run("validate", "--checksums")
-    assert (document["outcome"], document["algorithm"], document["run"]) == ("equal", "md5", the_run)
+    assert (document["outcome"], document["algorithm"], document["run"]) == (
+        "equal",
+        "md5",
+        the_run,
+    )
     (table,) = document["tables"]
     assert (table["source_rows"], table["target_rows"]) == (ORDERS, ORDERS)
 
@@ -276,20 +283,20 @@ def test_each_document_is_one_on_stdout_with_the_promised_keys(
 
 
 def test_a_command_that_has_been_done_says_so_and_changes_nothing(
-    run_cli: RunCli, ordermigrate_toml: WriteToml, make_hub: MakeHub
+    run_here: RunHere, ordermigrate_toml: WriteToml, make_hub: MakeHub
 ) -> None:
     hub = make_hub(users=3, orders=40)
     ordermigrate_toml()
-    both = {"monolith": hub.monolith, "service": hub.service}
+    both = dsns(hub)
     for args, says in (
         (("prepare",), "already prepared"),
         (("copy", "--offline"), "already copied"),
         (("prepare",), "already prepared"),
         (("copy",), "already copied"),
     ):
-        assert run_cli(*args, **both).exit_code == 0
+        assert run_here(*args, **both).exit_code == 0
         before = picture(hub.monolith), picture(hub.service)
-        done = run_cli(*args, **both)
+        done = run_here(*args, **both)
         assert done.exit_code == 0
         assert says in done.stdout
         assert (picture(hub.monolith), picture(hub.service)) == before
@@ -297,14 +304,14 @@ def test_a_command_that_has_been_done_says_so_and_changes_nothing(
 
 
 def test_a_dry_run_tells_the_steps_and_changes_nothing(
-    run_cli: RunCli, ordermigrate_toml: WriteToml, hub: Hub, tmp_path: Path
+    run_here: RunHere, ordermigrate_toml: WriteToml, hub: Hub, tmp_path: Path
 ) -> None:
     ordermigrate_toml()
-    both = {"monolith": hub.monolith, "service": hub.service}
+    both = dsns(hub)
 
     def plan(command: str, *says: str) -> None:
         before = picture(hub.monolith), picture(hub.service)
-        done = run_cli(command, "--dry-run", **both)
+        done = run_here(command, "--dry-run", **both)
         assert done.exit_code == 0, done.stderr
         assert done.stdout.startswith("would:")
         missing = [part for part in says if part not in done.stdout]
@@ -314,35 +321,33 @@ def test_a_dry_run_tells_the_steps_and_changes_nothing(
     copying = ("drop 7 indexes", "copy ~5,000 rows of public.orders", "binary", "statistics")
     plan("prepare", "create the schema ordermigrate", "trigger_orders_updated_at")
     plan("copy", "create the schema ordermigrate", *copying)
-    assert run_cli("prepare", **both).exit_code == 0
+    assert run_here("prepare", **both).exit_code == 0
     plan("copy", *copying)
-    assert run_cli("copy", "--offline", **both).exit_code == 0
+    assert run_here("copy", "--offline", **both).exit_code == 0
     plan("copy", "nothing: every row is copied already")
     before = picture(hub.service)
-    done = run_cli("copy", "--dry-run", "--restart", **both)
+    done = run_here("copy", "--dry-run", "--restart", **both)
     assert "remove what earlier attempts have copied" in done.stdout
     assert picture(hub.service) == before
 
 
 def test_a_dry_run_on_an_empty_service_creates_nothing(
-    run_cli: RunCli, empty_service: Hub, tmp_path: Path
+    run_here: RunHere, empty_service: Hub, tmp_path: Path
 ) -> None:
     hub = empty_service
-    run_cli("init", "--family", "hub_orders")
+    run_here("init", "--family", "hub_orders")
     before = picture(hub.monolith), picture(hub.service)
     for command in ("prepare", "copy"):
-        done = run_cli(command, "--dry-run", monolith=hub.monolith, service=hub.service)
+        done = run_here(command, "--dry-run", monolith=hub.monolith, service=hub.service)
         assert done.exit_code == 0, done.stderr
         assert "create the service's tables by the family hub_orders" in done.stdout
     assert (picture(hub.monolith), picture(hub.service)) == before
 
 
 def test_a_dry_run_tells_what_would_stop_the_command(
-    run_cli: RunCli, ordermigrate_toml: WriteToml, make_hub: MakeHub
+    run_here: RunHere, ordermigrate_toml: WriteToml, make_hub: MakeHub
 ) -> None:
     hub = make_hub(users=3, orders=10)
-    add_orders_to_service = "INSERT INTO public.orders SELECT * FROM public.orders WHERE false"
-    execute(hub.service, add_orders_to_service)
     execute(
         hub.service,
         "INSERT INTO public.orders (id, user_id, symbol, order_type, order_side, quantity) "
@@ -350,7 +355,7 @@ def test_a_dry_run_tells_what_would_stop_the_command(
     )
     ordermigrate_toml()
     for command in ("prepare", "copy"):
-        done = run_cli(command, "--dry-run", monolith=hub.monolith, service=hub.service)
+        done = run_here(command, "--dry-run", monolith=hub.monolith, service=hub.service)
         assert done.exit_code == 3
         assert "public.orders on the service is not empty" in done.stderr
 
@@ -368,8 +373,8 @@ def test_the_installed_program_is_the_same_as_the_module(run_cli: RunCli) -> Non
 
 
 @pytest.mark.parametrize("command", ["init", "prepare", "copy", "validate", "status"])
-def test_help_has_an_example_that_stands_as_it_was_written(run_cli: RunCli, command: str) -> None:
-    done = run_cli(command, "--help")
+def test_help_has_an_example_that_stands_as_it_was_written(run_here: RunHere, command: str) -> None:
+    done = run_here(command, "--help")
     assert done.exit_code == 0
     assert "Example:" in done.stdout
     assert "\n    ordermigrate " + command in done.stdout
@@ -378,16 +383,16 @@ def test_help_has_an_example_that_stands_as_it_was_written(run_cli: RunCli, comm
 
 
 def test_a_family_can_be_moved_whose_files_lie_in_the_package(
-    run_cli: RunCli, tmp_path: Path, make_database: MakeDatabase
+    run_here: RunHere, tmp_path: Path, make_database: MakeDatabase
 ) -> None:
     """An empty hub: 0 rows are copied, compared and told as such."""
     monolith = make_database("monolith", script=(FAMILY / "monolith.sql").read_text())
     service = make_database("service")
-    run_cli("init", "--family", "hub_orders")
-    assert run_cli("copy", "--offline", monolith=monolith, service=service).exit_code == 0
-    done = run_cli("validate", "--checksums", monolith=monolith, service=service)
+    run_here("init", "--family", "hub_orders")
+    assert run_here("copy", "--offline", monolith=monolith, service=service).exit_code == 0
+    done = run_here("validate", "--checksums", monolith=monolith, service=service)
     assert done.exit_code == 0
     assert "0 rows compared" in done.stdout
     add_orders(monolith, users=2, orders=5)
-    done = run_cli("validate", "--checksums", monolith=monolith, service=service)
+    done = run_here("validate", "--checksums", monolith=monolith, service=service)
     assert done.exit_code == 4

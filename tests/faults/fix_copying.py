@@ -7,18 +7,21 @@ is compared with how it was before any command ran.
 
 from __future__ import annotations
 
+import io
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from ordermigrate.cli.app import run
 from tests.fix_faults import FaultProxy
 from tests.fix_orders import (
     ORDERS_TABLE,
@@ -84,14 +87,15 @@ class Copying:
     limits: Mapping[str, object]
     tables: Sequence[Mapping[str, object]]
     definitions_before: list[str] = field(default_factory=list)
+    path: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.configure()
-        self.definitions_before = self.definitions()
+        self.definitions_before = self.definitions_before or self.definitions()
 
     def configure(self, **limits: object) -> None:
         """Write the configuration, with these limits over those of the test."""
-        self.write_toml(
+        self.path = self.write_toml(
             self.through("monolith"),
             self.through("service"),
             tables=self.tables,
@@ -158,8 +162,10 @@ class Copying:
             "WHERE state = 'off' AND kind IN ('index', 'check')) FROM ordermigrate.run"
         ) == [("copied", 0, 0)]
         assert self.definitions() == self.definitions_before
-        judged = self.run_cli("validate", "--checksums", "--json")
-        assert judged.exit_code == 0, judged.stdout + judged.stderr
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            exit_code = ordermigrate("validate", "--checksums", "--config", str(self.path))
+        assert exit_code == 0, said.getvalue()
 
     def ledger_rows(self, table: str = "public.orders") -> int:
         """Return how many rows the ledger says were copied."""
@@ -188,10 +194,16 @@ class Copying:
         return int(execute(self.dsn(side), statement)[0][0])
 
 
+def ordermigrate(*args: str) -> int:
+    """Run a command in this process, which spares a test the start of another one."""
+    return run(list(args))
+
+
 def assert_resumable(result: CliResult) -> None:
     """Assert that a command is done, or says in one message that it can be run again."""
-    assert result.exit_code in {0, 5}, (result.exit_code, result.stderr)
-    assert "Traceback" not in result.stderr, result.stderr
+    said = "\n".join(line for line in result.stderr.splitlines() if not line.startswith("{"))
+    assert result.exit_code in {0, 5}, (result.exit_code, names(result), said)
+    assert "Traceback" not in said, said
     if result.exit_code == 5:
         assert "ordermigrate: " in result.stderr
 

@@ -35,7 +35,7 @@ def small_disk(service_server: TestServer) -> Iterator[SmallDisk]:
         pytest.skip("only root can mount a small file system")
     if service_server.own is None:
         pytest.skip("needs a server on this machine")
-    path = Path(tempfile.mkdtemp(prefix="ordermigrate-disk-", dir="/tmp"))  # noqa: S108
+    path = Path(tempfile.mkdtemp(prefix="ordermigrate-disk-", dir="/tmp"))
     owner = service_server.own.data_dir.stat().st_uid
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size=64m,mode=0700,uid={owner}", "tmpfs", str(path)],

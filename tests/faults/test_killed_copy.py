@@ -41,16 +41,11 @@ def copying(make_copying: MakeCopying) -> Copying:
     ("event", "nth"),
     [
         ("prepared", 1),
-        ("indexes_dropped", 1),
         ("snapshot_taken", 1),
         ("chunk_copied", 1),
-        ("chunk_copied", CHUNKS - 1),
         ("chunk_copied", CHUNKS),
-        ("rows_copied", 1),
         ("index_started", 1),
-        ("index_built", 3),
         ("index_built", INDEXES),
-        ("promise_checked", 1),
         ("analyzed", 1),
     ],
 )
@@ -61,7 +56,7 @@ def test_a_killed_copy_resumes_without_duplicates(copying: Copying, event: str, 
     done = copying.finish()
     again = names(done)
     assert names(killed).count("chunk_copied") + again.count("chunk_copied") <= CHUNKS
-    if event in {"rows_copied", "index_built", "promise_checked", "analyzed"}:
+    if event in {"index_started", "index_built", "analyzed"}:
         assert "chunk_copied" not in again
 
 
@@ -103,6 +98,18 @@ def test_a_copy_killed_with_chunks_on_their_way_leaves_nothing_of_them(
     )
 
 
+def test_a_copy_killed_before_its_primary_key_is_back_begins_again_with_it(
+    make_copying: MakeCopying,
+) -> None:
+    # Its index stands there, but is nobody's constraint yet: not what is to be remembered.
+    copying = make_copying(behind=["service"])
+    running = copying.start()
+    copying.proxies["service"].when_seen(b"PRIMARY KEY USING INDEX", running.kill)
+    assert running.finish().exit_code == -signal.SIGKILL
+    assert copying.on_service("SELECT to_regclass('public.orders_pkey') IS NOT NULL") == [(True,)]
+    copying.finish("--restart")
+
+
 @pytest.mark.slow
 def test_a_copy_killed_at_any_time_at_all_resumes(copying: Copying) -> None:
     # Between events, too: each run is killed a little later after its first event than the last.
@@ -123,7 +130,7 @@ def test_a_copy_killed_at_any_time_at_all_resumes(copying: Copying) -> None:
 
 @pytest.mark.parametrize(
     ("name", "event"),
-    [("SIGINT", "chunk_copied"), ("SIGTERM", "snapshot_taken"), ("SIGTERM", "index_started")],
+    [("SIGINT", "chunk_copied"), ("SIGTERM", "index_started")],
 )
 def test_an_interrupted_copy_says_so_and_resumes(copying: Copying, name: str, event: str) -> None:
     def interrupt(running: RunningCli) -> None:

@@ -16,8 +16,10 @@ def copying(make_copying: MakeCopying, postgres_servers: TestServers) -> Copying
     return make_copying()
 
 
-@pytest.mark.parametrize("event", ["chunk_copied", "index_started"])
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(
+    ("side", "event"),
+    [("monolith", "chunk_copied"), ("service", "chunk_copied"), ("service", "index_started")],
+)
 def test_a_server_that_is_back_in_time_is_waited_for(
     copying: Copying, postgres_servers: TestServers, side: Side, event: str
 ) -> None:
@@ -46,14 +48,3 @@ def test_a_server_that_stays_away_is_told_and_the_next_run_resumes(
     assert side in gone.stderr.splitlines()[-1]
     done = copying.finish()
     assert names(done).count("chunk_copied") <= 2
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_an_immediate_restart_in_mid_copy_is_survived(
-    copying: Copying, postgres_servers: TestServers, side: Side
-) -> None:
-    server = postgres_servers.of(side).own
-    assert server is not None
-    done = copying.run(at=("chunk_copied", 1, lambda _: server.restart("immediate")))
-    assert done.exit_code == 0, done.stderr
-    copying.assert_complete()

@@ -67,32 +67,33 @@ def test_a_rewrite_in_mid_copy_does_not_wait_and_the_leaf_begins_again(
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("ALTER TABLE public.orders ADD COLUMN note text", "column note of public.orders"),
         (
             "ALTER TABLE public.orders ALTER COLUMN retry_count TYPE bigint",
             "column retry_count of public.orders",
         ),
         ("DROP TABLE public.orders CASCADE", "public.orders"),
     ],
-    ids=["ADD COLUMN", "ALTER TYPE", "DROP TABLE"],
+    ids=["ALTER TYPE", "DROP TABLE"],
 )
 def test_a_change_of_the_schema_in_mid_copy_does_not_wait_and_is_refused(
     copying: Copying, statement: str, says: str
 ) -> None:
-    copying.on_monolith("CREATE TABLE public.kept AS TABLE public.orders")
-    refused = copy_with_ddl(copying, statement)
-    assert refused.exit_code == 3, (refused.exit_code, refused.stderr)
-    message = refused.stderr.splitlines()[-1]
-    assert says in message
-    assert "Traceback" not in refused.stderr
+    assert_refused(copy_with_ddl(copying, statement), says)
     assert copying.on_service("SELECT phase FROM ordermigrate.run") == [("copying",)]
 
 
 def test_a_change_of_the_schema_that_is_undone_lets_the_copy_go_on(copying: Copying) -> None:
     add = "ALTER TABLE public.orders ADD COLUMN note text"
-    assert copy_with_ddl(copying, add).exit_code == 3
+    assert_refused(copy_with_ddl(copying, add), "column note of public.orders was added")
+    assert_refused(copying.run(), "note")
     copying.on_monolith("ALTER TABLE public.orders DROP COLUMN note")
     copying.finish()
+
+
+def assert_refused(refused: CliResult, says: str) -> None:
+    assert refused.exit_code == 3, (refused.exit_code, refused.stderr)
+    assert "Traceback" not in refused.stderr
+    assert says in refused.stderr.splitlines()[-1]
 
 
 def test_an_index_built_or_dropped_on_the_monolith_disturbs_nothing(copying: Copying) -> None:
@@ -105,19 +106,13 @@ def test_an_index_built_or_dropped_on_the_monolith_disturbs_nothing(copying: Cop
     copying.assert_complete()
 
 
-@pytest.mark.parametrize("statement", ["VACUUM FULL public.orders", "CLUSTER public.orders"])
 def test_a_rewrite_between_a_killed_copy_and_its_resume_starts_the_leaf_again(
-    make_copying: MakeCopying, statement: str
+    make_copying: MakeCopying,
 ) -> None:
-    copying = make_copying(
-        scripts=(
-            "UPDATE public.orders SET retry_count = 1 WHERE user_id % 3 = 0; "
-            "ALTER TABLE public.orders CLUSTER ON idx_orders_symbol",
-            "",
-        )
-    )
+    copying = make_copying()
+    copying.on_monolith("UPDATE public.orders SET retry_count = 1 WHERE user_id % 3 = 0")
     copying.run(at=("chunk_copied", 2, RunningCli.kill))
-    copying.on_monolith(statement)
+    copying.on_monolith("VACUUM FULL public.orders")
     done = copying.finish()
     rewritten = next(event for event in done.events if event["event"] == "leaf_rewritten")
     assert rewritten["rows_removed"] > 0
@@ -185,8 +180,8 @@ def test_ddl_while_the_rows_are_counted_does_not_wait(make_copying: MakeCopying)
 def test_a_snapshot_that_has_grown_too_old_is_followed_by_another(
     make_copying: MakeCopying,
 ) -> None:
-    # 0.5 s for each snapshot, with the network standing still until the first is over.
-    copying = make_copying(behind=["service"], limits={"max_snapshot_age_minutes": 0.5 / 60})
+    # A second for each snapshot, and the network stands still until the first is over.
+    copying = make_copying(behind=["service"], limits={"max_snapshot_age_minutes": 1 / 60})
     copying.stall_service_in_mid_copy()
     running = copying.start()
     copying.await_stall()

@@ -37,9 +37,7 @@ def assert_given_up(copying: Copying, side: Side, result: CliResult) -> None:
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_a_side_that_does_not_answer_at_connect_is_given_up(
-    copying: Copying, side: Side
-) -> None:
+def test_a_side_that_does_not_answer_at_connect_is_given_up(copying: Copying, side: Side) -> None:
     copying.proxies[side].stall()
     started = time.monotonic()
     given_up = copying.run()
@@ -64,13 +62,7 @@ def test_a_stall_in_mid_chunk_is_given_up(copying: Copying, side: Side) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("side", "event"),
-    [
-        ("service", "snapshot_taken"),
-        ("monolith", "rows_copied"),
-        ("service", "index_started"),
-        ("service", "index_built"),
-    ],
+    ("side", "event"), [("monolith", "rows_copied"), ("service", "index_started")]
 )
 def test_a_stall_at_an_event_is_given_up(copying: Copying, side: Side, event: str) -> None:
     stalled_at: list[float] = []
@@ -86,12 +78,9 @@ def test_a_stall_at_an_event_is_given_up(copying: Copying, side: Side, event: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("side", SIDES)
-def test_a_stall_in_mid_validation_is_given_up_and_no_verdict(
-    copying: Copying, side: Side
-) -> None:
+def test_a_stall_in_mid_validation_is_given_up_and_no_verdict(copying: Copying) -> None:
     copying.finish()
-    proxy = copying.proxies[side]
+    proxy = copying.proxies["monolith"]
 
     def stall(_: RunningCli) -> None:
         proxy.stall()
@@ -101,14 +90,13 @@ def test_a_stall_in_mid_validation_is_given_up_and_no_verdict(
     started = time.monotonic()
     given_up = running.finish()
     assert time.monotonic() - started < LONGEST_SECONDS
-    assert_given_up(copying, side, given_up)
+    assert_given_up(copying, "monolith", given_up)
     assert copying.on_service(
         "SELECT count(*) FROM ordermigrate.validation WHERE verdict <> 'equal'"
     ) == [(0,)]
     copying.assert_complete()
 
 
-@pytest.mark.slow
 def test_a_stall_that_ends_in_time_is_only_a_pause(make_copying: MakeCopying) -> None:
     copying = make_copying(behind=["service"])
     copying.stall_service_in_mid_copy()

@@ -1,5 +1,7 @@
 """Databases that cannot be reached, are not the right ones, or are the same one: said clearly."""
 
+# ruff: noqa: S608  the statements are the test's own, on tables of its own
+
 from __future__ import annotations
 
 import time

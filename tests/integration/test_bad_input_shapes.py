@@ -1,13 +1,16 @@
-"""Tables of unusual shape: strange names, few rows, partitions, keys; all arrive and come back whole."""
+"""Tables of unusual shape: names, few rows, partitions, keys; all arrive and come back whole."""
+
+# ruff: noqa: S608  the statements are the test's own, on tables of its own
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import pytest
 
 from tests.fix_orders import identical
-from tests.fix_pairs import THING, MakePair, MakeTablespace, Pair, definitions
+from tests.fix_pairs import THING, MakePair, MakeTablespace, Pair, assert_refused, definitions
 
 TABLE = "CREATE TABLE public.thing (id integer PRIMARY KEY, word text)"
 ROWS = f"{TABLE}; INSERT INTO public.thing SELECT n, 'word ' || n FROM generate_series(1, 50) n"
@@ -78,7 +81,7 @@ def test_names_of_any_kind_are_names_and_nothing_else(make_pair: MakePair) -> No
     before = definitions(pair.service)
     pair.move()
     assert definitions(pair.service) == before
-    assert pair.on_both("SELECT id FROM public.witness") is None  # so it is there
+    pair.on_both("SELECT id FROM public.witness")  # which fails if it is gone
     pair.on_service(
         "".join(
             f"UPDATE {quoted(name)}.{quoted(name)} SET {quoted(f'{name[:40]} two')} = 'changed' "
@@ -231,7 +234,7 @@ def parts(*bounds: int) -> str:
             f"FOR VALUES WITH (MODULUS 2, REMAINDER {n});"
             for n in (0, 1)
         )
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        for low, high in pairwise(bounds)
     )
     return made + "CREATE TABLE public.rest PARTITION OF public.thing DEFAULT;"
 
@@ -279,10 +282,7 @@ def test_a_row_that_no_partition_of_the_service_takes_is_told(make_pair: MakePai
         ROWS, (PARTED + parts(0, 30)).replace("DEFAULT;", "FOR VALUES FROM (30) TO (40)")
     )
     done = pair.run("copy", "--offline")
-    assert done.exit_code == 3
-    assert "no partition of relation" in done.stderr
-    assert "(id) = (40)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert_refused(done, 3, ["no partition of relation", "(id) = (40)"])
 
 
 def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> None:
@@ -296,7 +296,7 @@ def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> Non
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(71,)]
 
 
-# --------------------------------------------------------------------- what was taken off comes back
+# -------------------------------------------------------------------- what was taken off comes back
 
 
 def test_indexes_and_constraints_come_back_exactly(make_pair: MakePair) -> None:
@@ -332,7 +332,8 @@ def test_indexes_and_constraints_come_back_exactly(make_pair: MakePair) -> None:
         "INSERT INTO public.thing SELECT n, 'c' || n, n, n + 1, 'word ' || n, now(),"
         "int4range(n, n + 1), 1 FROM generate_series(1, 60) n;"
         "UPDATE public.thing SET price = -1 WHERE id = 7;"
-        "ALTER TABLE public.thing ADD CONSTRAINT old_rows_may_break_this CHECK (price > 0) NOT VALID",
+        "ALTER TABLE public.thing ADD CONSTRAINT old_rows_may_break_this "
+        "CHECK (price > 0) NOT VALID",
         table,
     )
     before = definitions(pair.service)
@@ -369,13 +370,10 @@ def test_unique_values_that_the_monolith_does_not_have_are_told_by_the_constrain
 ) -> None:
     pair = make_pair(
         f"{TABLE}; INSERT INTO public.thing VALUES (1, 'same'), (2, 'same')",
-        "CREATE TABLE public.thing (id integer PRIMARY KEY, word text CONSTRAINT words_once UNIQUE)",
+        TABLE.replace("word text", "word text CONSTRAINT words_once UNIQUE"),
     )
     done = pair.run("copy", "--offline")
-    assert done.exit_code == 3
-    assert "words_once" in done.stderr
-    assert "(word)=(same)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert_refused(done, 3, ["words_once", "(word)=(same)"])
     document = pair.run("status", "--json").json
     assert document["phase"] == "copying"
     assert any("words_once" in each for each in document["objects_off"])

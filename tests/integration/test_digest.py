@@ -191,7 +191,10 @@ def test_the_sums_of_parts_are_those_of_their_rows_and_equal_rows_never_cancel(
     scale, _ = scales
     view = view_of(algorithm)
     scale.fill(rows * times)
-    parts = scale.run(digest.parts_query(view))
+    # A key of two values: many rows share a part.
+    crowded = replace(view, key=(("id", '("id" % 2)', "integer"),))
+    parts = scale.run(digest.parts_query(crowded))
+    assert len(parts) <= 2
     single = scale.weigh(view)
     assert sum(count for _, count, _, _ in parts) == len(rows) * times
     for half, column in ((0, 2), (1, 3)):
