@@ -190,7 +190,7 @@ async def change_phase(service: Session, run: Run, new: Phase, command: str) -> 
     if new is run.phase:
         return run
     moved = await service.fetch_one(
-        "ledger", "change_phase", run.run, run.phase.value, new.value, command
+        "ledger", "change_phase", run.run, run.phase.value, new.value, command, run.phase_since
     )
     if moved is None:
         raise Busy(

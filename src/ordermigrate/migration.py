@@ -143,12 +143,14 @@ async def copy(
             return await writes.note_window(session, maps, snapshot)
 
         await bulk_copy.load(Job(config, run.run, maps, counters, note_window), reporter)
-    return await _complete_copy(config, maps, reporter, started, is_offline=is_offline)
+        # Still inside, for this session holds the operator's lock.
+        return await _complete_copy(config, maps, run, reporter, started, is_offline=is_offline)
 
 
 async def _complete_copy(
     config: Config,
     maps: list[TableMap],
+    run: Run,
     reporter: Reporter,
     started: float,
     *,
@@ -162,12 +164,14 @@ async def _complete_copy(
         with attempt:
             found = await _finish_copy(config, maps, reporter, is_offline=is_offline)
             async with db.opened(config, Side.SERVICE, "copy: end") as service:
-                run = await ledger.read_run(service)
-                if run is None:
+                now = await ledger.read_run(service)
+                if now is None:
                     message = "a copy without a run"
                     raise AssertionError(message)
-                run = await ledger.change_phase(service, run, Phase.COPIED, "copy")
-                return await _result(service, maps, run, started, found, is_already_done=False)
+                if now.phase is not Phase.COPIED:  # it is, where only the reply was lost
+                    # From the phase that we entered: another may have begun the copy anew.
+                    now = await ledger.change_phase(service, run, Phase.COPIED, "copy")
+                return await _result(service, maps, now, started, found, is_already_done=False)
     message = "the retry policy ended without a result"
     raise AssertionError(message)
 

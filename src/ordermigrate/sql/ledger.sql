@@ -121,12 +121,12 @@ SELECT
 FROM ordermigrate.run AS r;
 
 -- name: change_phase
--- Move a run to another phase, if it is still in the one that we know.
--- $1: run, $2: old phase, $3: new phase, $4: command.
+-- Move a run to another phase, if it is still in the one that we know, and has not left it since.
+-- $1: run, $2: old phase, $3: new phase, $4: command, $5: since when it is in the old phase.
 WITH moved AS (
     UPDATE ordermigrate.run AS r
     SET phase = $3::text, phase_since = clock_timestamp()
-    WHERE r.run = $1::uuid AND r.phase = $2::text
+    WHERE r.run = $1::uuid AND r.phase = $2::text AND r.phase_since = $5::timestamptz
     RETURNING r.run
 )
 
