@@ -7,6 +7,7 @@ machine fails no build. Something that is wrong (a row too few) does.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -127,6 +128,8 @@ def _measure(
 
 
 if __name__ == "__main__":
+    # Either way out ends the servers and removes what they and we have written.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         sys.exit(main())
     except KeyboardInterrupt:

@@ -127,7 +127,7 @@ async def load(job: Job, reporter: Reporter) -> RowsCopied:
         stop=lambda _: (
             time.monotonic() - progress.last > deadline or progress.fruitless >= MAX_FRUITLESS
         ),
-        wait=wait_exponential_jitter(initial=0.1, max=2.0),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2.0),
         reraise=True,
     )
     try:

@@ -42,7 +42,7 @@ def retrying(deadline_seconds: float) -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type(ConnectionLost),
         stop=stop_after_delay(deadline_seconds),
-        wait=wait_exponential_jitter(initial=0.2, max=5.0),
+        wait=wait_exponential_jitter(multiplier=0.2, max=5.0),
         reraise=True,
     )
 

@@ -41,6 +41,7 @@ ORDERS = 20_000
 MID_COPY_BYTES = 2_000_000
 CHUNK_MIB = 1
 INDEXES = 7
+BUILDER = b"max_parallel_maintenance_workers"  # what a builder of indexes sets before each
 
 _DEFINITIONS = """
 SELECT line FROM (

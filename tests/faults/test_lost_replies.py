@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.fix_copying import Copying, MakeCopying, in_background, names
+from tests.faults.fix_copying import BUILDER, Copying, MakeCopying, in_background, names
 from tests.fix_faults import FaultProxy
 from tests.fix_postgres import Side
 
@@ -55,7 +55,7 @@ RECORDED = b"copied_bytes = $4"  # what marks a chunk as copied, before its COMM
         ("monolith", b"CREATE TABLE IF NOT EXISTS ordermigrate.side", 1),
         ("service", b"DROP INDEX", 1),
         ("service", RECORDED, 1),
-        ("service", b"CREATE INDEX", 2),
+        ("service", BUILDER, 2),
         ("service", b"PRIMARY KEY USING INDEX", 1),
     ],
     ids=[

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.fix_copying import (
+    BUILDER,
     Copying,
     MakeCopying,
     assert_resumable,
@@ -93,6 +94,25 @@ def test_a_chunk_that_another_copy_is_at_is_waited_for_and_found(
         == second.on_service("SELECT count(*) FROM ordermigrate.chunk")[0][0]
     )
     for result in results:
+        assert_resumable(result)
+    second.finish()
+
+
+def test_an_index_that_another_copy_is_at_is_waited_for_and_found(
+    copying: Copying, second: Copying
+) -> None:
+    copying.configure()
+    service = copying.proxies["service"]
+    # After a builder has set itself up: definitions pass on their way to the ledger, too.
+    service.when_seen(BUILDER, lambda: service.when_seen(b"CREATE INDEX", service.stall))
+    first = copying.start()
+    copying.await_stall()
+    second.configure()
+    assert copying.on_service(OPERATOR) == [(1,)]
+    other = second.start()
+    await_true(lambda: copying.on_service(WAITING)[0][0] >= 1)
+    service.heal()
+    for result in (first.finish(), other.finish()):
         assert_resumable(result)
     second.finish()
 

@@ -188,13 +188,19 @@ def test_a_service_that_is_a_clone_of_the_monolith_is_refused(
     pair.but(service_dsn=clone).refuse("copy", exit_code=2, says=["the two DSNs are swapped"])
 
 
-def test_a_monolith_that_was_restored_from_before_the_migration_can_be_prepared_again(
-    pair: Pair, make_database: MakeDatabase
-) -> None:
-    """The service's row alone is a preparation that was cut short: the monolith is written last."""
+def test_a_preparation_that_was_cut_short_is_finished(pair: Pair) -> None:
+    """The monolith is written last, so the service's row alone is what a kill leaves behind."""
     pair.run("prepare")
     pair.on_monolith("DROP SCHEMA ordermigrate CASCADE")
     pair.move()
+
+
+@pytest.mark.parametrize("command", ["copy", "prepare", "validate", "status"])
+def test_a_monolith_that_has_forgotten_its_copy_is_refused(pair: Pair, command: str) -> None:
+    """It is another database, or one restored from before: its rows are not those of the copy."""
+    pair.move()
+    pair.on_monolith("DROP SCHEMA ordermigrate CASCADE")
+    assert_refused(pair.run(command), 3, ["belongs to migration", "Correct the monolith's DSN"])
 
 
 def test_service_files_and_password_files_are_understood(
