@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from typing import Final
 from psycopg import sql
 
 from benchmarks.ground import ALONE_SOURCE, SOURCE, TARGET, Ground, execute, fetch, total
-from benchmarks.measure import Contestant, SeriesByName, WrongResult
+from benchmarks.measure import Contestant, Series, SeriesByName, WrongResult
 from benchmarks.programs import TIMEOUT_SECONDS, Usage
 from benchmarks.results import Target, compare
 
@@ -245,4 +246,23 @@ def judge(series: SeriesByName) -> list[Target]:
         most = MOST_OF_OLD_PGCOPYDB if is_old else MOST_OF_NEW_PGCOPYDB
         targets.append(compare("whole job", series[OURS], series[PGCOPYDB], at_most=most))
     targets.append(compare("whole job", series[OURS], series[LIMIT], at_most=MOST_OF_LIMIT))
+    targets.append(_compare_cpu(series[OURS], series[LIMIT]))
     return targets
+
+
+def _compare_cpu(ours: Series, limit: Series) -> Target:
+    """Return all CPU seconds, client and servers, over those of the limit.
+
+    Where other programs are at work on the machine the clock tells of them, too; this does not.
+    """
+    ratios = [
+        (mine.client_cpu_seconds + mine.server_cpu_seconds) / theirs.server_cpu_seconds
+        for mine, theirs in zip(ours.samples, limit.samples, strict=True)
+        if mine.server_cpu_seconds is not None and theirs.server_cpu_seconds
+    ]
+    return Target(
+        f"whole job, CPU seconds: {ours.name} / {limit.name}",
+        statistics.median(ratios) if ratios else None,
+        MOST_OF_LIMIT,
+        spread=(min(ratios), max(ratios)) if ratios else None,
+    )

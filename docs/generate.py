@@ -1,4 +1,6 @@
-"""Write the pages that are made from the program itself: docs/reference.md and docs/schemas.
+"""Write the pages of docs that are made.
+
+reference.md and schemas come from the program itself, benchmarks.md from the last `make bench`.
 
     python docs/generate.py           writes what has changed
     python docs/generate.py --check   writes nothing; exits with 1 when something is stale
@@ -33,6 +35,10 @@ _HEAD = """# Reference
 
 Made by `make docs` from the program itself; changes made here by hand are lost, and a test fails.
 """
+_FOOT = """
+
+Made by `make bench` and `make docs`; how it is measured: [benchmarks](../benchmarks/README.md).
+"""
 _CODES_WITHOUT_A_CLASS = {
     errors.EXIT_OK: ("done, or already done", "as asked"),
     errors.EXIT_DIFFERENT: ("validation found differences", "untouched"),
@@ -57,6 +63,9 @@ def main(arguments: Sequence[str]) -> int:
 def pages() -> dict[Path, str]:
     """Return every generated file with the text that it should have."""
     found = {DOCS / "reference.md": "\n".join(_reference()).rstrip() + "\n"}
+    measured = DOCS.parent / "benchmarks" / "results" / "latest.md"
+    if measured.exists():
+        found[DOCS / "benchmarks.md"] = measured.read_text("utf-8").rstrip() + _FOOT
     for name, schema in json_documents.schemas().items():
         path = DOCS / "schemas" / f"{name}.schema.json"
         found[path] = json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
