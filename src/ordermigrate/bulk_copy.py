@@ -15,7 +15,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -23,24 +23,26 @@ import asyncpg
 from psycopg import sql
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from ordermigrate import catalog, db, fingerprints, ledger, queries, sessions, streams
-from ordermigrate.catalog import GaveWay
+from ordermigrate import catalog, db, fingerprints, ledger, locks, queries, sessions, streams
 from ordermigrate.chunks import BLOCK_BYTES, chunk_query, split_blocks
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused
-from ordermigrate.model import Leaf, Side, Table, TableMap
+from ordermigrate.locks import GaveWay
+from ordermigrate.model import Leaf, Side, Table, TableMap, TableName
 from ordermigrate.progress import (
     AttemptEnded,
     BytesMoved,
     ChunkCopied,
     ChunkFound,
+    LeafGone,
     LeafRewritten,
     Reporter,
     RowsCopied,
     SnapshotTaken,
 )
 from ordermigrate.sqlstates import ConnectionLost
+from ordermigrate.throttle import Throttle
 from ordermigrate.together import run_together
 
 TELL_SECONDS = 0.5
@@ -67,8 +69,7 @@ class Job:
     config: Config
     run: str
     maps: Sequence[TableMap]
-    counters: dict[str, Any]
-    note_window: Callable[[Session, str], Awaitable[dict[str, Any]]]
+    throttle: Throttle = field(default_factory=Throttle)
     source: Side = Side.MONOLITH
 
     @property
@@ -167,6 +168,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
         keeper = await open_session(job.source, "copy: snapshot")
         watcher = await open_session(job.source, "copy: watch")
         book = await open_session(job.source.other, "copy")
+        throttle_session = await open_session(job.source, "copy: throttle")
         age = limits.max_snapshot_age_minutes * 60
         for timeout in ("idle_in_transaction_session_timeout", "transaction_timeout"):
             # Before BEGIN: whatever takes a snapshot inside it would take it before the lock.
@@ -176,7 +178,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
                 timeout,
                 sessions.milliseconds(age + limits.stall_timeout_seconds),
             )
-        async with catalog.locked_snapshot(keeper, [each.source.name for each in job.maps]):
+        async with locks.locked_snapshot(keeper, [each.source.name for each in job.maps]):
             attempt = _Attempt(
                 job, keeper, watcher, book, time.monotonic() + age, progress, reporter
             )
@@ -185,8 +187,9 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
                 await run_together(
                     _copy_under_snapshot(attempt),
                     beside=[
-                        catalog.watch_for_rewriters(watcher, job.oids, attempt.pids),
+                        locks.watch_for_rewriters(watcher, job.oids, attempt.pids),
                         _keep_age(attempt),
+                        job.throttle.watch(throttle_session, reporter),
                         _tell_bytes(attempt),
                     ],
                 )
@@ -203,7 +206,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
 async def _copy_under_snapshot(attempt: _Attempt) -> None:
     """Take the snapshot, compare the schema, plan what is missing, and copy it."""
     job, keeper, book = attempt.job, attempt.keeper, attempt.book
-    tables = await _check_structure(job, keeper, book)
+    tables, structure = await _check_structure(job, keeper, book)
     exported = (
         await keeper.run(
             "SELECT pg_export_snapshot() AS name, pg_current_snapshot()::text AS snapshot"
@@ -211,38 +214,43 @@ async def _copy_under_snapshot(attempt: _Attempt) -> None:
     )[0]
     attempt.snapshot = exported.name
     attempt.leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
-    is_first = await ledger.read_first_attempt(book) is None
     await _plan(job, tables, book, attempt.reporter)
-    attempt.number = await ledger.open_attempt(
-        book,
-        job.run,
-        exported.snapshot,
-        fingerprints.fingerprint(tables),
-        job.counters,
-        await job.note_window(keeper, exported.snapshot) if is_first else {},
-    )
+    attempt.number = await ledger.open_attempt(book, job.run, exported.snapshot, structure)
     await _copy_chunks(attempt)
 
 
-async def _check_structure(job: Job, keeper: Session, book: Session) -> list[Table]:
+async def _check_structure(
+    job: Job, keeper: Session, book: Session
+) -> tuple[list[Table], dict[str, Any]]:
     """Read the source's catalog under the lock; refuse when it is not what it was."""
     tables = await catalog.read_tables(keeper, [each.source.name for each in job.maps])
-    now = fingerprints.fingerprint(tables.values())
+    now = fingerprints.describe_side(tables.values(), await catalog.read_own_triggers(keeper))
     first = await ledger.read_first_attempt(book)
-    before = (
-        first.fingerprint if first else fingerprints.fingerprint(each.source for each in job.maps)
-    )
-    drift = fingerprints.explain_drift(before, now)
-    if drift:
+    if first is not None:
+        require_same(job.source, first.fingerprint, now)
+    else:
+        mapped = fingerprints.fingerprint(each.source for each in job.maps)
+        require_same(job.source, {**now, "tables": mapped}, now)
+    return list(tables.values()), now
+
+
+def require_same(side: Side, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `Refused` where what has changed since the copy began makes a row's meaning doubtful.
+
+    Parts may come and go: their rows are in the log, or are looked for when sync begins.
+    """
+    changes = fingerprints.compare_sides(before, now)
+    findings = [*changes.drift, *changes.triggers]
+    if findings:
         raise Refused(
-            f"The {job.source}'s schema is not what it was when the copy began: "
-            + "; ".join(drift),
-            wanted="The same tables, columns and keys from the first chunk to the last",
+            f"The {side}'s tables are not what they were when the copy began: "
+            + "; ".join(findings),
+            wanted="The same tables, columns and keys, and capture without a gap, from the first "
+            "chunk to the last",
             todo="Undo the change and run the command again; or adapt the service's tables and "
             "begin anew with `ordermigrate copy --restart`",
-            findings=drift,
+            findings=findings,
         )
-    return list(tables.values())
 
 
 async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Reporter) -> None:
@@ -252,6 +260,15 @@ async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Repo
     }
     chunk_blocks = job.config.limits.chunk_mib * 1024 * 1024 // BLOCK_BYTES
     targets = {each.source.name: each.target for each in job.maps}
+    here = {leaf.oid for table in tables for leaf in table.leaves}
+    for chunk in await ledger.read_chunks(book):
+        if chunk.leaf_oid not in here and chunk.leaf_oid in known:
+            table_name = TableName.parse(chunk.table_name)
+            removed = await ledger.forget_leaf(
+                book, chunk.table_name, targets[table_name], chunk.leaf_oid
+            )
+            reporter.report(LeafGone(chunk.table_name, chunk.leaf_name, removed))
+            del known[chunk.leaf_oid]
     for table in tables:
         for leaf in table.leaves:
             if leaf.oid in known and known[leaf.oid] != leaf.filenode:
@@ -321,6 +338,9 @@ async def _work(attempt: _Attempt, number: int) -> None:
         await _import_snapshot(attempt, source)
         last_start = attempt.deadline - 0.1 * job.config.limits.max_snapshot_age_minutes * 60
         while attempt.chunks and time.monotonic() < last_start:
+            await job.throttle.wait()
+            if not attempt.chunks:
+                break
             chunk = attempt.chunks.popleft()
             await _copy_chunk(attempt, by_label[chunk.table_name], chunk, (source, target), stall)
     finally:
@@ -335,7 +355,7 @@ async def _import_snapshot(attempt: _Attempt, source: asyncpg.Connection[Any]) -
             await source.execute(statement)
 
     names = [each.source.name for each in attempt.job.maps]
-    await catalog.begin_locked(run, attempt.keeper, names, _longest(attempt))
+    await locks.begin_locked(run, attempt.keeper, names, _longest(attempt))
     statement = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(attempt.snapshot))
     try:
         await run(statement.as_string(None))
@@ -411,6 +431,7 @@ async def _copy_chunk(
     with streams.translated(job.source.other):
         async with asyncio.timeout(stall_seconds):
             await target.execute("BEGIN")
+            await target.fetchval(queries.get("sides", "show_pass"))
             # Locked until commit: a worker whose connection was lost, but whose backend still
             # commits, cannot be overtaken by its successor.
             claimed = await target.fetchval(queries.get("ledger", "claim_chunk"), chunk.chunk_id)

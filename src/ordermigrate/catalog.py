@@ -6,22 +6,14 @@ rest of the transaction. Only names and definitions leave this module, never row
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import difflib
-import random
-import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-from psycopg import sql
-
-from ordermigrate import queries, streams
 from ordermigrate.control import Session
-from ordermigrate.errors import LockTimeout, Refused, Unavailable, UsageError
+from ordermigrate.errors import Refused, UsageError
 from ordermigrate.fingerprints import explain_drift, fingerprint
 from ordermigrate.model import (
     Check,
@@ -29,6 +21,7 @@ from ordermigrate.model import (
     ForeignKey,
     Index,
     Leaf,
+    OwnTrigger,
     Table,
     TableName,
     Trigger,
@@ -38,7 +31,6 @@ from ordermigrate.model import (
     Sequence as OwnedSequence,
 )
 
-WATCH_SECONDS = 0.25
 _KINDS = {
     "v": "a view",
     "m": "a materialized view",
@@ -130,79 +122,6 @@ async def _find_similar(session: Session, name: TableName) -> list[TableName]:
         name.name.lower(), {each.name.lower() for each in known}, n=3, cutoff=0.7
     )
     return [each for each in known if each.name.lower() in alike][:3]
-
-
-async def begin_locked(
-    run: Callable[[str], Awaitable[object]],
-    session: Session,
-    tables: Iterable[TableName],
-    statement_timeout_ms: str | None = None,
-) -> None:
-    """Begin REPEATABLE READ READ ONLY and take ACCESS SHARE on the tables before any snapshot.
-
-    LOCK TABLE takes no snapshot, so whatever reads next does so in one that no rewrite can have
-    overtaken. While it waits for one table it holds others; so it gives up well within
-    deadlock_timeout, lets everything go, and tries again.
-
-    Args:
-        run: Runs a statement on the connection whose transaction this is.
-        session: A session on the same side.
-        tables: The family; what inherits from them is locked with them.
-        statement_timeout_ms: What the transaction goes on with; the session's own if left out.
-
-    Raises:
-        LockTimeout: Within lock_timeout the locks were not to be had; says who holds them.
-
-    """
-    tables = list(tables)
-    names = sql.SQL(", ").join(name.sql for name in tables)
-    lock = queries.compose("catalog", "lock_against_rewrites", tables=names)
-    end = time.monotonic() + float(session.route.settings["lock_timeout"]) / 1000
-    while True:
-        await run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        # lock_timeout counts for each table by itself; statement_timeout for all of them.
-        await run(f"SET LOCAL statement_timeout = {session.identity.deadlock_timeout_ms // 2}")
-        try:
-            await run(lock)
-        except Unavailable as unavailable:
-            if unavailable.sqlstate not in {"55P03", "57014"}:
-                raise
-            await run("ROLLBACK")
-            if time.monotonic() >= end:
-                raise await _explain_timeout(session, tables) from unavailable
-            await asyncio.sleep(random.uniform(0.05, 0.2))  # noqa: S311  jitter, not a secret
-        else:
-            own = session.route.settings["statement_timeout"]
-            await run(f"SET LOCAL statement_timeout = {statement_timeout_ms or own}")
-            return
-
-
-async def _explain_timeout(session: Session, tables: Sequence[TableName]) -> LockTimeout:
-    """Say who keeps even readers out of the tables."""
-    connection = await streams.connect(session.route)
-    try:
-        with streams.translated(session.side):
-            rows = await connection.fetch(
-                queries.get("catalog", "see_exclusive_holders"), [str(each) for each in tables]
-            )
-    finally:
-        connection.terminate()
-    holders = "; ".join(
-        f"backend {row['pid']} on {row['relation']} for {row['age_seconds']:.0f} s ({row['query']})"
-        for row in rows
-    )
-    return LockTimeout(
-        f"The {session.side}'s tables could not be locked for reading in time"
-        + (f": held or wanted exclusively by {holders}" if holders else ""),
-        todo="End that session or wait for it; then run the command again",
-    )
-
-
-@contextlib.asynccontextmanager
-async def locked_snapshot(session: Session, tables: Iterable[TableName]) -> AsyncIterator[None]:
-    """Run a block in a transaction as `begin_locked` opens it."""
-    async with session.transaction(partial(begin_locked, session.run, session, tables)):
-        yield
 
 
 async def read_tables(session: Session, names: Sequence[TableName]) -> dict[TableName, Table]:
@@ -343,38 +262,20 @@ def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_le
     return Leaf(row.oid, name, row.filenode, row.blocks, row.bound, row.access_method)
 
 
-class GaveWay(Unavailable):
-    """A transaction of ours ended early so that somebody's ALTER TABLE need not wait for it."""
-
-
-async def watch_for_rewriters(
-    watcher: Session, oids: Sequence[int], pids: Sequence[int]
-) -> NoReturn:
-    """Look for ACCESS EXCLUSIVE locks that wait behind backends of ours, until there is one.
-
-    Behind such a lock the whole application would queue, so we are the ones to go.
-
-    Args:
-        watcher: A session on the source that does nothing else meanwhile.
-        oids: The family's tables and leaves.
-        pids: Our backends that read them; may grow while this runs.
-
-    Raises:
-        GaveWay: Somebody waits.
-
-    """
-    while True:
-        waiting = await watcher.fetch_all(
-            "catalog", "see_waiting_rewriters", list(oids), list(pids)
+async def read_own_triggers(session: Session) -> list[OwnTrigger]:
+    """Return the triggers of ours in this database, clones on partitions included."""
+    return [
+        OwnTrigger(
+            TableName(row.schema_name, row.table_name),
+            row.table_oid,
+            row.name,
+            row.oid,
+            row.version,
+            row.enabled,
+            row.is_clone,
         )
-        if waiting:
-            who = waiting[0]
-            raise GaveWay(
-                f"Gave way to backend {who.pid} on the {watcher.side}, which waits for an "
-                f"exclusive lock on {who.relation} ({who.query})",
-                todo="Run the same command again when that is over",
-            )
-        await asyncio.sleep(WATCH_SECONDS)
+        for row in await session.fetch_all("catalog", "read_own_triggers")
+    ]
 
 
 async def require_unchanged(session: Session, tables: Sequence[Table]) -> None:

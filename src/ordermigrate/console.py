@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ordermigrate import progress as events
+from ordermigrate.meters import CopyMeter, SyncMeter, format_bytes, format_seconds
 from ordermigrate.phases import NextStep
 from ordermigrate.progress import Event
 
@@ -34,104 +35,6 @@ LINE_SECONDS = 5.0
 _FIGURES_WIDTH = 78
 _WIDE = 100
 _MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
-
-
-def format_bytes(count: float) -> str:
-    """Return a size in the largest unit that keeps it above one."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:  # noqa: PLR2004  the step from unit to unit
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as people say it."""
-    if seconds < 10:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
-    if seconds < 120:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-class CopyMeter:
-    """Adds up what a copy has moved, and reckons its rate and the time that is left.
-
-    Committed chunks are counted; what is still on its way is reckoned from its bytes.
-    """
-
-    def __init__(self) -> None:
-        self.rows = self.bytes = self.estimate = self.chunks = self.chunks_total = 0
-        self._before = (0, 0, 0)
-        self._moved = 0
-        self._started = time.monotonic()
-
-    def begin(self, event: events.SnapshotTaken) -> None:
-        """Start from what earlier attempts have copied."""
-        self.rows, self.bytes = event.rows_copied, event.bytes_copied
-        self.estimate = event.rows_estimate
-        self.chunks, self.chunks_total = event.chunks_copied, event.chunks_total
-        self._before = self.rows, self.bytes, self.chunks
-        self._moved = 0
-        self._started = time.monotonic()
-
-    def add(self, event: events.ChunkCopied) -> None:
-        """Take in a chunk."""
-        self.rows += event.rows
-        self.bytes += event.bytes
-        self.chunks += 1
-
-    def move(self, event: events.BytesMoved) -> None:
-        """Take in what this attempt has streamed."""
-        self._moved = event.bytes
-
-    @property
-    def bytes_under_way(self) -> int:
-        """Bytes that are streamed but not committed."""
-        return max(0, self._before[1] + self._moved - self.bytes)
-
-    @property
-    def chunks_done(self) -> float:
-        """Chunks, with those under way by their bytes."""
-        if not self.chunks or not self.bytes:
-            return float(self.chunks)
-        return min(
-            self.chunks + self.bytes_under_way / (self.bytes / self.chunks), self.chunks_total
-        )
-
-    @property
-    def rows_done(self) -> int:
-        """Rows, with those under way by their bytes."""
-        if not self.rows or not self.bytes:
-            return self.rows
-        return self.rows + round(self.bytes_under_way * self.rows / self.bytes)
-
-    @property
-    def rows_per_second(self) -> float:
-        """The rate of this attempt so far."""
-        return (self.rows_done - self._before[0]) / max(time.monotonic() - self._started, 1e-6)
-
-    @property
-    def remaining_seconds(self) -> float | None:
-        """An estimate by chunks; None before the first."""
-        done = self.chunks_done - self._before[2]
-        if done <= 0:
-            return None
-        return (time.monotonic() - self._started) / done * (self.chunks_total - self.chunks_done)
-
-    def describe(self) -> str:
-        """Say it in one line."""
-        rows = f"{self.rows_done:,} rows"
-        if self.estimate:
-            rows = f"{self.rows_done:,} of ~{max(self.estimate, self.rows_done):,} rows"
-        parts = [rows, format_bytes(self.bytes + self.bytes_under_way)]
-        if self.rows_done > self._before[0]:
-            parts.append(f"{self.rows_per_second:,.0f} rows/s")
-        if self.remaining_seconds is not None and self.chunks < self.chunks_total:
-            parts.append(f"ETA ~{format_seconds(self.remaining_seconds)}")
-        return ", ".join(parts)
 
 
 def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912  one line an event
@@ -161,9 +64,22 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             return f"{table}: built {index} in {format_seconds(seconds)}{rest}"
         case events.Analyzed(table=table, seconds=seconds):
             return f"{table}: statistics gathered in {format_seconds(seconds)}"
-        case events.PromiseChecked(kept=kept, found=found):
-            head = "nobody wrote meanwhile" if kept else "the monolith was written to meanwhile"
-            return "\n".join([head, *(f"  {each}" for each in found)])
+        case events.LeafGone(table=table, leaf=leaf, rows_removed=rows):
+            return f"{table}: {leaf} is not part of it any more; its {rows:,} rows were removed"
+        case events.Subtracted(table=table, rows=rows):
+            return f"{table}: {rows:,} rows had changed between two snapshots; sync brings them"
+        case events.Throttled(reason=reason):
+            return f"the copy waits: {reason}" if reason else "the copy goes on"
+        case events.Following(run=run):
+            return f"following the monolith (migration {run})"
+        case events.StructureSettled(found=found):
+            return "\n".join(found)
+        case events.ValidationVoided(reason=reason):
+            return f"what was proved before is void: {reason}"
+        case events.Cancelled(run=run):
+            return f"migration {run} is gone from both sides"
+        case events.Repairing(table=table, rows=rows):
+            return f"{table}: {rows:,} differing rows are marked to be applied again"
         case events.CheckFinished(table=table, check=check, outcome=outcome, seconds=seconds):
             return f"{table}: {check}: {outcome} ({format_seconds(seconds)})"
         case events.Locating(table=table, parts=parts, parts_total=total):
@@ -177,6 +93,7 @@ class PlainReporter:
 
     def __init__(self) -> None:
         self._meter = CopyMeter()
+        self._sync = SyncMeter()
         self._said = 0.0
 
     def __enter__(self) -> Self:
@@ -198,6 +115,11 @@ class PlainReporter:
             if time.monotonic() - self._said >= LINE_SECONDS:
                 self._said = time.monotonic()
                 self._print(f"copying: {self._meter.describe()}")
+        elif isinstance(event, events.RoundApplied | events.Quiet | events.SyncWaits):
+            is_news = self._sync.take(event)
+            if is_news or time.monotonic() - self._said >= LINE_SECONDS:
+                self._said = time.monotonic()
+                self._print(self._sync.describe())
         elif line := describe_event(event):
             self._print(line)
 
@@ -219,6 +141,7 @@ class LiveReporter:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._meter = CopyMeter()
+        self._sync = SyncMeter()
         is_wide = self._console.width >= _WIDE
         self._progress = Progress(
             *([SpinnerColumn()] if is_wide else []),
@@ -268,6 +191,8 @@ class LiveReporter:
                     self._draw("building " + ", ".join(self._builds[-2:]), None, None)
                 else:
                     self._draw("gathering statistics", None, None)
+            case events.RoundApplied() | events.Quiet() | events.SyncWaits():
+                self._draw_sync(event)
             case events.CheckStarted(table=table, check=check, rows_estimate=rows):
                 size = f"~{rows:,} rows" if rows else ""
                 self._draw(f"{table}: {check}", None, None, size)
@@ -275,6 +200,17 @@ class LiveReporter:
                 pass
         if line := describe_event(event):
             self._console.print(f"[dim]{escape(line)}[/]")
+
+    def _draw_sync(self, event: Event) -> None:
+        if self._sync.take(event):
+            self._console.print(f"[dim]{escape(self._sync.waits)}[/]")
+        meter = self._sync
+        figures = (
+            f"round {meter.round:,}, lag {meter.lag_seconds:.1f} s, backlog {meter.remaining:,}, "
+            f"{meter.changes:,} changes"
+        )
+        what = {"-": "syncing", "idle": "in sync"}.get(meter.waits, "waiting")
+        self._draw(what, None, None, figures)
 
     def _draw_copy(self) -> None:
         meter = self._meter
@@ -417,6 +353,8 @@ def show_status(document: dict[str, Any]) -> None:
     for side in ("monolith", "service"):
         what = document[side]
         head.add_row(side, escape(f"{what['database']}, PostgreSQL {what['server_version']}"))
+    if document["backlog"] is not None:
+        _add_sync(head, document)
     head.add_row("last validation", escape(_describe_validation(document["last_validation"])))
     console.print(head)
     grid = Table(expand=False)
@@ -440,9 +378,28 @@ def show_status(document: dict[str, Any]) -> None:
         console.print(f"off on the service: {escape(each)}")
 
 
+def _add_sync(head: Table, document: dict[str, Any]) -> None:
+    backlog, lag = document["backlog"], document["lag_seconds"]
+    running = "sync is at work" if document["is_syncing"] else "sync is not running"
+    head.add_row("backlog", f"{backlog:,} changes, the oldest {format_seconds(lag)} old; {running}")
+    last = document["last_round"]
+    if last is not None:
+        head.add_row(
+            "last round",
+            f"{last['round']:,}, {format_seconds(last['age_seconds'])} ago: {last['changes']:,} "
+            f"changes in {format_seconds(last['seconds'])}; "
+            f"{last['rounds_per_second']:.1f} rounds a second",
+        )
+    refused = document["refused_writes"]
+    fences = ", ".join(f"{side} {state}" for side, state in document["fences"].items())
+    head.add_row("fences", fences + (f"; {refused:,} writes refused" if refused else ""))
+    for gap in document["capture_gaps"]:
+        head.add_row("capture", f"[bold red]{escape(gap)}[/]")
+
+
 def _describe_validation(last: dict[str, Any] | None) -> str:
     if last is None:
         return "none yet"
     how = f"checksums by {last['algorithm']}" if last["algorithm"] else "without checksums"
-    void = "; void: the phase has moved since" if last["is_void"] else ""
+    void = f"; void: {last['void_because']}" if last["is_void"] else ""
     return f"{last['verdict']} ({how}), {format_seconds(last['age_seconds'])} ago{void}"

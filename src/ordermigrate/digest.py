@@ -142,6 +142,13 @@ def _halves(view: View) -> tuple[str, str, str]:
     return f"('x' || {hashed})::bit(128) AS b", "b::bit(64)::bigint", "(b << 64)::bit(64)::bigint"
 
 
+def text_digest(view: View) -> str:
+    """Return the expression for one row's digest as text, by the view's algorithm."""
+    if view.algorithm is Algorithm.MD5:
+        return f"md5({view.image})"
+    return _hash(view.image)
+
+
 def parts_query(view: View) -> str:
     """Return the one pass over a table: per part, the count and the sums of both halves.
 

@@ -14,7 +14,8 @@ from psycopg import sql
 from ordermigrate import catalog, queries
 from ordermigrate.digest import View
 from ordermigrate.model import ForeignKey
-from ordermigrate.scanning import FETCH_ROWS, Comparison, merge, raw
+from ordermigrate.scanning import Comparison, merge, raw
+from ordermigrate.stream_sessions import FETCH_ROWS
 from ordermigrate.together import run_together
 from ordermigrate.verdicts import Check
 

@@ -7,9 +7,10 @@ part of it, for a rewrite changes nothing but where the rows are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from ordermigrate.model import Table
+from ordermigrate.model import OwnTrigger, Table
 
 
 def describe_structure(table: Table) -> dict[str, Any]:
@@ -41,6 +42,85 @@ def describe_structure(table: Table) -> dict[str, Any]:
 def fingerprint(tables: Iterable[Table]) -> dict[str, Any]:
     """Return the structure of several tables, by name, ready for the ledger."""
     return {str(table.name): describe_structure(table) for table in tables}
+
+
+def describe_side(tables: Iterable[Table], triggers: Iterable[OwnTrigger]) -> dict[str, Any]:
+    """Return all that is watched of one side: structure, files, and our own triggers."""
+    tables = list(tables)
+    return {
+        "tables": fingerprint(tables),
+        "files": {str(leaf.name): leaf.filenode for table in tables for leaf in table.leaves},
+        "triggers": {
+            f"{each.name} on {each.table}": [each.oid, each.version, each.enabled]
+            for each in triggers
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What differs between two descriptions of one side, in sentences but for the parts."""
+
+    drift: tuple[str, ...]
+    parts_added: tuple[tuple[str, str], ...]
+    parts_gone: tuple[tuple[str, str], ...]
+    rewritten: tuple[str, ...]
+    triggers: tuple[str, ...]
+
+
+def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
+    """Tell what has become of a side since it was described.
+
+    Parts of a table are given as (table, part); one that was attached anew is both gone and added.
+    """
+    added: list[tuple[str, str]] = []
+    gone: list[tuple[str, str]] = []
+    for name in sorted(before["tables"].keys() & after["tables"].keys()):
+        old, new = (each["tables"][name]["leaves"] for each in (before, after))
+        gone.extend((name, leaf) for leaf in sorted(old) if new.get(leaf) != old[leaf])
+        added.extend((name, leaf) for leaf in sorted(new) if new[leaf] != old.get(leaf))
+    moved = {leaf for _, leaf in (*added, *gone)}
+    return Changes(
+        tuple(explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"]))),
+        tuple(added),
+        tuple(gone),
+        tuple(
+            f"{leaf} has another file (TRUNCATE, VACUUM FULL, CLUSTER or ALTER TABLE)"
+            for leaf in sorted(before["files"].keys() & after["files"].keys())
+            if before["files"][leaf] != after["files"][leaf] and leaf not in moved
+        ),
+        tuple(
+            _explain_trigger(name, before["triggers"].get(name), after["triggers"].get(name))
+            for name in sorted(before["triggers"].keys() | after["triggers"].keys())
+            if before["triggers"].get(name) != after["triggers"].get(name)
+            and name.partition(" on ")[2] not in moved
+        ),
+    )
+
+
+def _explain_trigger(name: str, old: list[Any] | None, new: list[Any] | None) -> str:
+    if old is None:
+        return f"trigger {name} was added"
+    if new is None:
+        return f"trigger {name} was dropped"
+    if new[2] != old[2]:
+        return f"trigger {name} was switched {'off' if new[2] == 'D' else 'over'}"
+    return f"trigger {name} was switched off and on again, or made anew"
+
+
+def _rows_only(tables: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what cannot change the meaning of a row: nullability, further keys, parts."""
+    return {
+        name: {
+            **table,
+            "columns": {
+                key: [column[1], column[2], column[5]] for key, column in table["columns"].items()
+            },
+            "keys": {key: each for key, each in table["keys"].items() if each[0]},
+            "leaves": {},
+        }
+        for name, table in tables.items()
+    }
 
 
 def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

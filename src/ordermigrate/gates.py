@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from ordermigrate import catalog, db, families, ledger, mapping, preflight, sides
+from ordermigrate import capture, catalog, db, families, ledger, locks, mapping, preflight, sides
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -86,7 +86,7 @@ async def read_maps(config: Config, monolith: Session, service: Session) -> list
         (monolith, [each.name for each in config.tables]),
         (service, [each.target for each in config.tables]),
     ):
-        async with catalog.locked_snapshot(session, names):
+        async with locks.locked_snapshot(session, names):
             tables.append(await catalog.read_tables(session, names))
     await preflight.require_sound_expressions(monolith, config.tables)
     return mapping.build_maps(config.tables, *tables)
@@ -152,3 +152,8 @@ async def require_known_rows(
                 todo="Find out who wrote to it; then empty the table yourself and run "
                 "`ordermigrate copy --restart`",
             )
+
+
+async def require_capturable(monolith: Session, maps: Sequence[TableMap]) -> None:
+    """Refuse tables whose writes cannot be captured."""
+    await capture.require_no_subscription(monolith, [each.source for each in maps])

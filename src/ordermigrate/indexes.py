@@ -17,6 +17,7 @@ from psycopg import sql
 from ordermigrate import catalog, db, ledger, queries
 from ordermigrate.config import Config
 from ordermigrate.control import Session
+from ordermigrate.errors import Refused
 from ordermigrate.ledger import RecordedObject
 from ordermigrate.model import Column, Index, Side, Table, TableMap, TableName
 from ordermigrate.progress import Analyzed, IndexBuilt, IndexesDropped, IndexStarted, Reporter
@@ -67,6 +68,52 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 f"foreign key {key.name} on {table.name} is off until the service owns the tables"
             )
     return done
+
+
+async def unsilence(target: Session) -> list[str]:
+    """Bring back what `silence` switched off, as it was recorded, in the caller's transaction.
+
+    A foreign key that rows on the target break comes back as NOT VALID. Returns a sentence for
+    each thing that is not quite as it was.
+    """
+    notes: list[str] = []
+    for recorded in await ledger.read_objects(target, "foreign_key"):
+        notes.extend(await _restore_key(target, recorded))
+    for recorded in await ledger.read_objects(target, "trigger"):
+        table = TableName(**recorded.definition["table"])
+        block = {"A": "enable_trigger_always", "R": "enable_trigger_on_replica"}.get(
+            str(recorded.definition["enabled"]), "enable_trigger"
+        )
+        there = await target.fetch_one(
+            "indexes", "find_trigger", table.schema, table.name, recorded.name
+        )
+        if there is None:
+            notes.append(f"trigger {recorded.name} on {table} is not there any more")
+        else:
+            await target.fetch_all(
+                "indexes", block, table=table.sql, name=sql.Identifier(recorded.name)
+            )
+        await ledger.mark_restored(target, recorded)
+    return notes
+
+
+async def _restore_key(target: Session, recorded: RecordedObject) -> list[str]:
+    table, notes = TableName.parse(recorded.table_name), list[str]()
+    name = sql.Identifier(recorded.name)
+    there = await target.fetch_one(
+        "indexes", "find_constraint", table.schema, table.name, recorded.name
+    )
+    if there is None:
+        await target.run("SAVEPOINT restore_key")
+        try:
+            await target.run_long(_add_constraint(table, name, recorded.definition))
+        except Refused:
+            await target.run("ROLLBACK TO SAVEPOINT restore_key")
+            definition = f"{recorded.definition['definition']} NOT VALID"
+            await target.run(_add_constraint(table, name, {"definition": definition}))
+            notes.append(f"foreign key {recorded.name} on {table} is NOT VALID: rows break it")
+    await ledger.mark_restored(target, recorded)
+    return notes
 
 
 async def drop_for_load(target: Session, maps: Iterable[TableMap]) -> list[IndexesDropped]:

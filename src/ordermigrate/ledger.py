@@ -18,7 +18,7 @@ from typing import Any
 from ordermigrate import phases, queries
 from ordermigrate.control import Session
 from ordermigrate.errors import Busy
-from ordermigrate.model import Identity, Table, TableName
+from ordermigrate.model import Identity, Side, Table, TableName
 from ordermigrate.phases import Phase
 
 OPERATOR_LOCK_SECONDS = 5.0
@@ -30,7 +30,11 @@ _TABLES = (
     "create_recorded_object",
     "create_validation",
     "create_validation_difference",
+    "create_subtraction",
+    "create_structure",
+    "create_round",
 )
+ROUNDS_KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,6 @@ class FirstAttempt:
 
     snapshot: str
     fingerprint: dict[str, Any]
-    counters: dict[str, Any]
-    window: dict[str, Any]
     attempts: int
 
 
@@ -99,7 +101,7 @@ class RecordedObject:
 
 @dataclass(frozen=True, slots=True)
 class LastValidation:
-    """The newest validation on record; void when the phase has moved since."""
+    """The newest validation on record; it may have become void since, and then says why."""
 
     verdict: str
     algorithm: str | None
@@ -107,7 +109,28 @@ class LastValidation:
     age_seconds: float
     seconds: float
     tables: list[dict[str, Any]]
-    is_void: bool
+    void_because: str | None
+
+    @property
+    def is_void(self) -> bool:
+        """Whether it proves nothing any more."""
+        return self.void_because is not None
+
+
+@dataclass(frozen=True, slots=True)
+class LastRound:
+    """The newest round of sync; times in seconds, `source_position` a WAL position."""
+
+    round: int
+    logged_changes: int
+    rows_written: int
+    rows_deleted: int
+    is_complete: bool
+    seconds: float
+    source_position: str
+    applied_at: datetime
+    age_seconds: float
+    rounds_per_second: float
 
 
 def describe_identity(identity: Identity) -> str:
@@ -205,22 +228,11 @@ async def change_phase(service: Session, run: Run, new: Phase, command: str) -> 
 
 
 async def open_attempt(
-    service: Session,
-    run: str,
-    snapshot: str,
-    fingerprint: dict[str, Any],
-    counters: dict[str, Any],
-    window: dict[str, Any],
+    service: Session, run: str, snapshot: str, fingerprint: dict[str, Any]
 ) -> int:
     """Record an attempt of the copy and return its number."""
     row = await service.fetch_one(
-        "ledger",
-        "insert_attempt",
-        run,
-        snapshot,
-        json.dumps(fingerprint),
-        json.dumps(counters),
-        json.dumps(window),
+        "ledger", "insert_attempt", run, snapshot, json.dumps(fingerprint)
     )
     return int(row.attempt)
 
@@ -233,9 +245,7 @@ async def end_attempt(service: Session, attempt: int, outcome: str) -> None:
 async def read_first_attempt(service: Session) -> FirstAttempt | None:
     """Return the attempt that began the copy, or None before it."""
     row = await service.fetch_one("ledger", "read_first_attempt")
-    return row and FirstAttempt(
-        row.snapshot, row.fingerprint, row.counters, row.open_window, row.attempts
-    )
+    return row and FirstAttempt(row.snapshot, row.fingerprint, row.attempts)
 
 
 async def plan_chunks(
@@ -302,7 +312,8 @@ async def count_unknown_rows(service: Session, source: str, target: TableName) -
         statement = queries.compose("ledger", "count_known_rows", table=target.sql)
         row = (await service.run_long(statement, source))[0]
     totals = (await read_totals(service)).get(source)
-    brought = totals.copied_rows if totals else 0
+    removed = await service.fetch_one("ledger", "read_subtraction", source)
+    brought = (totals.copied_rows if totals else 0) - (removed.rows_removed if removed else 0)
     return row.all_rows - row.known_rows, brought - row.known_rows
 
 
@@ -318,6 +329,7 @@ async def forget_leaf(service: Session, table: str, target: Table, leaf_oid: int
     """
     async with service.transaction():
         await service.set_local("statement_timeout", "0")
+        await service.fetch_all("sides", "show_pass")
         await lock_target(service, target.name)
         alone = await service.fetch_one("ledger", "is_alone", table, leaf_oid)
         copied = sum(
@@ -345,10 +357,11 @@ async def _empty(service: Session, target: Table) -> None:
 
 async def forget_copy(service: Session, targets: Sequence[Table]) -> None:
     """Empty the targets and forget chunks and attempts, in the caller's transaction."""
+    await service.fetch_all("sides", "show_pass")
     for target in targets:
         await _empty(service, target)
-    await service.fetch_all("ledger", "forget_chunks")
-    await service.fetch_all("ledger", "forget_attempts")
+    for block in ("forget_chunks", "forget_attempts", "forget_subtractions", "forget_structures"):
+        await service.fetch_all("ledger", block)
 
 
 async def record_object(
@@ -371,6 +384,11 @@ async def read_objects(service: Session, *kinds: str) -> list[RecordedObject]:
         RecordedObject(row.table_name, row.kind, row.object_name, row.definition)
         for row in await service.fetch_all("ledger", "read_objects", list(kinds))
     ]
+
+
+async def has_objects(service: Session) -> bool:
+    """Whether there is a ledger here that could have objects on record."""
+    return bool((await service.fetch_one("ledger", "has_ledger")).has_ledger)
 
 
 async def claim_object(service: Session, recorded: RecordedObject) -> bool:
@@ -429,5 +447,32 @@ async def read_last_validation(service: Session) -> LastValidation | None:
         row.age_seconds,
         row.seconds,
         row.tables,
-        row.is_void,
+        row.void_because,
     )
+
+
+async def void_validations(service: Session, reason: str) -> None:
+    """Let no validation on record count any more."""
+    await service.fetch_all("ledger", "void_validations", reason)
+
+
+async def count_snapshots(service: Session) -> int:
+    """Return under how many snapshots the rows on record were copied."""
+    return int((await service.fetch_one("ledger", "count_snapshots")).snapshots)
+
+
+async def note_structure(service: Session, side: Side, fingerprint: dict[str, Any]) -> None:
+    """Remember what a side is known to be."""
+    await service.fetch_all("ledger", "note_structure", side.value, json.dumps(fingerprint))
+
+
+async def read_structure(service: Session, side: Side) -> dict[str, Any] | None:
+    """Return what a side is known to be, or None before the copy is complete."""
+    row = await service.fetch_one("ledger", "read_structure", side.value)
+    return row.fingerprint if row else None
+
+
+async def read_last_round(service: Session) -> LastRound | None:
+    """Return the newest round, or None before the first."""
+    row = await service.fetch_one("ledger", "read_last_round")
+    return row and LastRound(*row)

@@ -7,52 +7,56 @@ that was cut short leaves nothing on the monolith.
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import replace
-from typing import Any
 
 from ordermigrate import (
     __version__,
     bulk_copy,
+    cancelling,
+    capture,
     catalog,
+    change_logs,
+    copying,
     db,
+    fence,
+    following,
     gates,
     indexes,
     ledger,
-    preflight,
+    proving,
     sides,
-    writes,
 )
-from ordermigrate import validate as validation
 from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
-from ordermigrate.errors import Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
-from ordermigrate.model import Side, TableMap
+from ordermigrate.model import Side, Table, TableMap
 from ordermigrate.outcomes import (
+    Cancellation,
     CopiedTable,
     CopyResult,
     Preparation,
     Status,
+    SyncResult,
+    SyncStatus,
     TableStatus,
     Validation,
-    describe_table,
 )
 from ordermigrate.phases import Phase
-from ordermigrate.progress import Prepared, PromiseChecked, Reporter
-from ordermigrate.together import run_together
-
-# Counters of a busy session reach the statistics about once a second.
-WATCH_SECONDS = 1.5
-_BEGIN_AGAIN = "Stop the writers, then begin again with `ordermigrate copy --offline --restart`"
+from ordermigrate.progress import Prepared, Reporter
+from ordermigrate.sync import Tally
+from ordermigrate.throttle import Signs, Throttle
 
 
 async def prepare(config: Config, reporter: Reporter, *, is_dry_run: bool = False) -> Preparation:
-    """Make both databases ready: the service's tables, the ledger, one side row in each.
+    """Make both databases ready: the service's tables, the ledger, the fence, and capture.
+
+    Run again, it mends what is missing of them.
 
     Raises:
         OrdermigrateError: A gate is shut, or a database cannot be reached.
@@ -75,40 +79,85 @@ async def _prepare(
     elif one is None:
         steps.append("finish a preparation that was cut short: the monolith's side row")
     await gates.require_empty(ground)
+    await gates.require_capturable(ground.monolith, ground.maps)
     if is_dry_run:
+        steps.extend(await _plan_preparation(ground))
+        return ground.run
+    run_id = other.run if other else str(uuid.uuid4())
+    steps.extend(await _prepare_service(ground, run_id))
+    steps.extend(await _prepare_monolith(ground, run_id))
+    if steps:
+        reporter.report(Prepared(run_id, tuple(steps)))
+    return await ledger.read_run(ground.service)
+
+
+async def _plan_preparation(ground: Ground) -> list[str]:
+    steps: list[str] = []
+    for each in ground.maps:
         steps.extend(
             f"switch off trigger {trigger.name} on {each.target.name} until the service owns it"
-            for each in ground.maps
             for trigger in each.target.triggers
             if trigger.enabled != "D"
         )
-        return ground.run
-    run_id = other.run if other else str(uuid.uuid4())
-    service, monolith = ground.service, ground.monolith
+    ours = await catalog.read_own_triggers(ground.service)
+    if fence.find_gaps([each.target for each in ground.maps], ours, has_rows=False):
+        steps.extend(
+            f"fence {each.target.name} off: only ordermigrate writes there" for each in ground.maps
+        )
+    theirs = await catalog.read_own_triggers(ground.monolith)
+    if capture.find_gaps([each.source for each in ground.maps], theirs):
+        steps.extend(
+            f"capture writes to {each.source.name}, under a lock for a moment in which nobody "
+            "writes to it"
+            for each in ground.maps
+        )
+    return steps
+
+
+async def _prepare_service(ground: Ground, run_id: str) -> list[str]:
+    service = ground.service
     async with service.transaction():
-        await service.fetch_all("sessions", "take_prepare_lock")
         run_id = await sides.install(service, run_id, is_hot=False)
-        await ledger.install(service, run_id, __version__, monolith.identity)
-        steps.extend(await indexes.silence(service, ground.maps))
+        await ledger.install(service, run_id, __version__, ground.monolith.identity)
+        done = await indexes.silence(service, ground.maps)
+        row = await sides.read(service)
+        run = await ledger.read_run(service)
+        if row is None or run is None:
+            message = "a row that was just written is not there"
+            raise AssertionError(message)
+        done += await fence.install(
+            service,
+            [each.target for each in ground.maps],
+            await catalog.read_own_triggers(service),
+            row.pass_word,
+            has_rows=run.phase in {Phase.COPIED, Phase.SYNCING},
+        )
+    return done
+
+
+async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
+    monolith = ground.monolith
     async with monolith.transaction():
         await sides.install(monolith, run_id, is_hot=True)
-    if steps:
-        reporter.report(Prepared(run_id, tuple(steps)))
-    return await ledger.read_run(service)
+    return await capture.install(
+        monolith,
+        [each.source for each in ground.maps],
+        await catalog.read_own_triggers(monolith),
+    )
 
 
 async def copy(
     config: Config,
     reporter: Reporter,
     *,
-    is_offline: bool = False,
+    signs: Signs | None = None,
     is_restart: bool = False,
     is_dry_run: bool = False,
 ) -> CopyResult:
     """Copy every row of the family, build indexes, gather statistics; resume what was cut off.
 
-    Without capture a copy is right only if nobody writes to the tables meanwhile. That is looked
-    at before (unless `is_offline` promises it), and checked after in any case.
+    Writers go on meanwhile: capture is installed first, so every row is in the copy's snapshot,
+    or its key is in a change log, or both.
 
     Raises:
         OrdermigrateError: A gate is shut (exit code 3), a database is unavailable (5), another
@@ -128,80 +177,26 @@ async def copy(
         maps = await gates.read_maps(config, found.monolith, found.service)
         ground = replace(found, maps=maps, run=run)
         if is_restart and run.phase is not Phase.PREPARED:
-            run = await _restart(ground, run)
-        if run.phase is Phase.COPIED:
-            return await _result(ground.service, maps, run, started, (), is_already_done=True)
-        counters = writes.to_json(
-            await _require_stillness(config, ground, run, is_offline=is_offline)
-        )
+            run = await copying.restart(ground, run)
+        if run.phase in {Phase.COPIED, Phase.SYNCING}:
+            return await _result(ground.service, maps, run, started, is_already_done=True)
         if run.phase is Phase.PREPARED:
-            run = await _begin(ground, run, reporter)
+            run = await copying.begin(ground, run, reporter)
         else:
             await gates.require_known_rows(ground.service, maps)
-
-        async def note_window(session: Session, snapshot: str) -> dict[str, Any]:
-            return await writes.note_window(session, maps, snapshot)
-
-        await bulk_copy.load(Job(config, run.run, maps, counters, note_window), reporter)
+        await bulk_copy.load(Job(config, run.run, maps, Throttle(signs or Signs())), reporter)
         # Still inside, for this session holds the operator's lock.
-        return await _complete_copy(config, maps, run, reporter, started, is_offline=is_offline)
-
-
-async def _complete_copy(
-    config: Config,
-    maps: list[TableMap],
-    run: Run,
-    reporter: Reporter,
-    started: float,
-    *,
-    is_offline: bool,
-) -> CopyResult:
-    """Bring back what was off, prove that nobody wrote, and close the phase.
-
-    On sessions of its own, and as often as it takes: a server may have restarted meanwhile.
-    """
-    async for attempt in db.retrying(config.limits.retry_deadline_seconds):
-        with attempt:
-            found = await _finish_copy(config, maps, reporter, is_offline=is_offline)
-            async with db.opened(config, Side.SERVICE, "copy: end") as service:
-                now = await ledger.read_run(service)
-                if now is None:
-                    message = "a copy without a run"
-                    raise AssertionError(message)
-                if now.phase is not Phase.COPIED:  # it is, where only the reply was lost
-                    # From the phase that we entered: another may have begun the copy anew.
-                    now = await ledger.change_phase(service, run, Phase.COPIED, "copy")
-                return await _result(service, maps, now, started, found, is_already_done=False)
-    message = "the retry policy ended without a result"
-    raise AssertionError(message)
-
-
-async def _finish_copy(
-    config: Config, maps: list[TableMap], reporter: Reporter, *, is_offline: bool
-) -> tuple[str, ...]:
-    """Build what was dropped, check that nobody wrote to either side; safe to repeat."""
-    _, found = await run_together(
-        indexes.restore(config, Side.SERVICE, reporter),
-        _check_promise(config, maps, reporter, is_offline=is_offline),
-    )
-    names = [each.target.name for each in maps]
-    await run_together(
-        indexes.analyze(config, Side.SERVICE, names, reporter), _check_service(config, maps)
-    )
-    return found or ()
-
-
-async def _check_service(config: Config, maps: list[TableMap]) -> None:
-    """Refuse to call the copy complete if somebody else wrote to the service."""
-    async with db.opened(config, Side.SERVICE, "copy: check of rows") as service:
-        await gates.require_known_rows(service, maps)
+        run = await copying.complete(config, maps, run, reporter)
+        async with db.opened(config, Side.SERVICE, "copy: result") as service:
+            return await _result(service, maps, run, started, is_already_done=False)
 
 
 async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> CopyResult:
     phase = ground.run.phase if ground.run else Phase.NEW
-    if is_restart and phase in {Phase.COPYING, Phase.COPIED}:
+    is_complete = phase in {Phase.COPIED, Phase.SYNCING}
+    if is_restart and phase not in {Phase.NEW, Phase.PREPARED}:
         steps.append("remove what earlier attempts have copied, and begin again")
-    if phase is Phase.COPIED and not is_restart:
+    if is_complete and not is_restart:
         steps.append("nothing: every row is copied already")
     else:
         steps.extend(
@@ -216,128 +211,16 @@ async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> C
             f"{'binary' if each.is_binary else 'text'} format"
             for each in ground.maps
         )
-        steps.append("build indexes and keys, gather statistics, check that nobody wrote meanwhile")
+        steps.append("build indexes and keys, gather statistics, check whose rows are there")
     run_id = ground.run.run if ground.run else None
     last = await ledger.read_last_validation(ground.service) if run_id else None
     return CopyResult(
-        run_id, phase, last, (), 0.0, (), tuple(steps), is_already_done=False, is_dry_run=True
+        run_id, phase, last, (), 0.0, tuple(steps), is_already_done=False, is_dry_run=True
     )
 
 
-async def _restart(ground: Ground, run: Run) -> Run:
-    """Forget a copy and remove its rows, after seeing that there are no others."""
-    await gates.require_known_rows(ground.service, ground.maps, is_restart=True)
-    async with ground.service.transaction():
-        await ground.service.set_local("statement_timeout", "0")
-        for each in ground.maps:
-            await ledger.lock_target(ground.service, each.target.name)
-        await ledger.forget_copy(ground.service, [each.target for each in ground.maps])
-        return await ledger.change_phase(ground.service, run, Phase.PREPARED, "copy --restart")
-
-
-async def _require_stillness(
-    config: Config, ground: Ground, run: Run, *, is_offline: bool
-) -> dict[str, writes.Counters]:
-    """Refuse to begin, or to go on, beside writers; return the counters to compare with later."""
-    first = await ledger.read_first_attempt(ground.service) if run.phase is Phase.COPYING else None
-    if first is not None:
-        async with db.opened(config, Side.MONOLITH, "copy: watch") as watcher:
-            still = await writes.check_stillness(
-                ground.monolith,
-                watcher,
-                ground.maps,
-                writes.Noted(first.snapshot, first.window),
-                None,
-            )
-        written = [each.describe() for each in still if each.rows_newer or not each.is_window_same]
-        if written:
-            raise Refused(
-                "The monolith was written to since the copy began: " + "; ".join(written),
-                wanted="Tables that stay as they are until the copy is complete: this version "
-                "does not capture writes",
-                todo=_BEGIN_AGAIN,
-                findings=written,
-            )
-        return writes.from_json(first.counters)
-    if not is_offline:
-        signs = await writes.watch(ground.monolith, ground.maps, WATCH_SECONDS)
-        if signs:
-            raise Refused(
-                "The monolith's tables are being written to: " + "; ".join(signs),
-                wanted="Tables that nobody writes to while they are copied: this version does "
-                "not capture writes yet",
-                todo="Stop the writers and run the command again; `--offline` promises that they "
-                "are stopped, and has the promise checked afterwards",
-                findings=signs,
-            )
-    return await writes.read_counters(ground.monolith, ground.maps)
-
-
-async def _begin(ground: Ground, run: Run, reporter: Reporter) -> Run:
-    """Take indexes off the empty targets and enter the copying phase, all or nothing."""
-    async with ground.service.transaction():
-        for each in ground.maps:
-            if not await ledger.is_empty(ground.service, each.target.name):
-                await gates.require_empty(ground)
-        dropped = await indexes.drop_for_load(ground.service, ground.maps)
-        run = await ledger.change_phase(ground.service, run, Phase.COPYING, "copy")
-    for event in dropped:
-        reporter.report(event)
-    return run
-
-
-async def _check_promise(
-    config: Config, maps: list[TableMap], reporter: Reporter, *, is_offline: bool
-) -> tuple[str, ...]:
-    """Refuse to call the copy complete if the monolith was written to since it began."""
-    async with (
-        db.opened(config, Side.SERVICE, "copy: check of writes") as service,
-        db.opened(config, Side.MONOLITH, "copy: check of writes") as monolith,
-        db.opened(config, Side.MONOLITH, "copy: watch") as watcher,
-    ):
-        first = await ledger.read_first_attempt(service)
-        if first is None:
-            message = "a copy without an attempt"
-            raise AssertionError(message)
-        totals = await ledger.read_totals(service)
-        still = await writes.check_stillness(
-            monolith,
-            watcher,
-            maps,
-            writes.Noted(first.snapshot, first.window),
-            {name: each.copied_rows for name, each in totals.items()},
-        )
-        before = writes.from_json(first.counters)
-        after = await writes.read_counters(monolith, maps)
-        await catalog.require_unchanged(monolith, [each.source for each in maps])
-    written = [each.describe() for each in still if not each.is_still]
-    # A TRUNCATE leaves no newer rows behind, but it changes the range of keys.
-    written += writes.explain_key_ranges(before, after)
-    found = tuple(written or [each.describe() for each in still])
-    found += tuple(writes.explain_counters(before, after))
-    reporter.report(PromiseChecked(not written, found))
-    if written:
-        promise = "although --offline promised that it would not be" if is_offline else ""
-        raise Refused(
-            f"The monolith was written to during the copy {promise}".rstrip()
-            + ": "
-            + "; ".join(found),
-            wanted="Tables that stay as they are until the copy is complete: this version does "
-            "not capture writes yet",
-            todo=_BEGIN_AGAIN,
-            findings=found,
-        )
-    return found
-
-
 async def _result(
-    service: Session,
-    maps: list[TableMap],
-    run: Run,
-    started: float,
-    found: tuple[str, ...],
-    *,
-    is_already_done: bool,
+    service: Session, maps: list[TableMap], run: Run, started: float, *, is_already_done: bool
 ) -> CopyResult:
     totals = await ledger.read_totals(service)
     tables = tuple(
@@ -356,10 +239,65 @@ async def _result(
         await ledger.read_last_validation(service),
         tables,
         time.monotonic() - started,
-        found,
         (),
         is_already_done,
         is_dry_run=False,
+    )
+
+
+async def sync(
+    config: Config,
+    reporter: Reporter,
+    stop: asyncio.Event,
+    *,
+    is_once: bool = False,
+    until_caught_up: bool = False,
+    is_adopting: bool = False,
+) -> SyncResult:
+    """Apply what the monolith writes to the service, round after round, until stopped.
+
+    Args:
+        config: The configuration.
+        reporter: Whom to tell.
+        stop: Set it to have sync end after the round that is under way.
+        is_once: End after one round, or at once if nothing is waiting.
+        until_caught_up: End once nothing is waiting.
+        is_adopting: Go on with tables whose definition has changed since the copy.
+
+    Raises:
+        OrdermigrateError: A gate is shut, a row does not fit (exit code 3), or a database has been
+            unavailable for longer than the retry deadline (5).
+
+    """
+    started = time.monotonic()
+    tally = Tally()
+
+    def is_enough(tally: Tally) -> bool:
+        return is_once or (until_caught_up and tally.is_caught_up)
+
+    run = await following.persist(
+        config,
+        tally,
+        stop,
+        reporter,
+        lambda: following.run_sync(
+            config, tally, stop, reporter, is_enough, is_adopting=is_adopting
+        ),
+    )
+    async with db.opened(config, Side.SERVICE, "sync: result") as service:
+        run = await ledger.read_run(service) if run is None else run
+        last = await ledger.read_last_validation(service)
+    return SyncResult(
+        run.run if run else None,
+        run.phase if run else Phase.NEW,
+        last,
+        tally.rounds,
+        tally.changes,
+        tally.written,
+        tally.deleted,
+        tally.is_caught_up,
+        time.monotonic() - started,
+        is_stopped=stop.is_set(),
     )
 
 
@@ -369,40 +307,36 @@ async def validate(
     *,
     algorithm: Algorithm | None,
     max_differences: int,
+    is_repairing: bool = False,
 ) -> Validation:
     """Compare both sides and record the verdict, where there is a ledger to record it in.
+
+    Once the copy is complete, both are read as of the same moment, writers or not. Before, and
+    without a migration, each is read as it is.
 
     Raises:
         OrdermigrateError: A side cannot be read; that is never a difference.
 
     """
-    async with db.open_pair(config, "validate") as (monolith, service):
-        run = await gates.read_run(monolith, service)
-        await catalog.require_tables(monolith, [each.name for each in config.tables])
-        await catalog.require_tables(service, [each.target for each in config.tables])
-        await preflight.require_visible_rows(monolith, service, config.tables)
-        maps = await gates.read_maps(config, monolith, service)
-        async with db.opened(config, Side.MONOLITH, "validate: watch") as watcher:
-            verdict = await validation.validate(
-                (monolith, service),
-                watcher,
-                maps,
-                config.limits,
-                reporter,
-                algorithm=algorithm,
-                max_differences=max_differences,
-            )
-        number = None
-        if run is not None:
-            number = await ledger.record_validation(
-                service,
-                run.run,
-                "equal" if verdict.is_equal else "different",
-                verdict.algorithm,
-                [describe_table(each) for each in verdict.tables],
-                verdict.seconds,
-            )
-    return Validation(run.run if run else None, run.phase if run else Phase.NEW, verdict, number)
+    return await proving.validate(
+        config,
+        reporter,
+        algorithm=algorithm,
+        max_differences=max_differences,
+        is_repairing=is_repairing,
+    )
+
+
+async def cancel(
+    config: Config, reporter: Reporter, *, is_dropping: bool = False, is_dry_run: bool = False
+) -> Cancellation:
+    """Remove every trace of the migration from both sides; the monolith is as it was before.
+
+    Raises:
+        OrdermigrateError: A gate is shut, or a database cannot be reached; run it again then.
+
+    """
+    return await cancelling.cancel(config, reporter, is_dropping=is_dropping, is_dry_run=is_dry_run)
 
 
 async def status(config: Config) -> Status:
@@ -445,4 +379,34 @@ async def status(config: Config) -> Status:
                 for each in objects
             ),
             await ledger.read_last_validation(service) if run else None,
+            await _read_sync(monolith, service, config) if run else None,
         )
+
+
+async def _read_sync(monolith: Session, service: Session, config: Config) -> SyncStatus | None:
+    """Tell how far the service is behind, and whether fence and capture are whole."""
+    logs = await change_logs.read_all(monolith)
+    if not logs:
+        return None
+    waiting = await change_logs.measure(monolith, logs)
+    triggers = {each.side: await catalog.read_own_triggers(each) for each in (monolith, service)}
+    tables: dict[Side, list[Table]] = {}
+    for session, names in (
+        (monolith, [each.name for each in config.tables]),
+        (service, [each.target for each in config.tables]),
+    ):
+        found = await catalog.find_tables(session, names)
+        present = [each.name for each in found if each.oid is not None]
+        tables[session.side] = list((await catalog.read_tables(session, present)).values())
+    return SyncStatus(
+        sum(each.changes for each in waiting),
+        max((each.age_seconds or 0.0 for each in waiting), default=0.0),
+        (await service.fetch_one("sessions", "is_sync_at_work")).is_at_work,
+        await ledger.read_last_round(service),
+        {
+            side.value: fence.describe(tables[side], triggers[side])
+            for side in (Side.MONOLITH, Side.SERVICE)
+        },
+        await fence.count_refused(service),
+        tuple(capture.find_gaps(tables[Side.MONOLITH], triggers[Side.MONOLITH])),
+    )

@@ -182,6 +182,19 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnTrigger:
+    """A trigger of ours; `version` changes whenever it is switched, off and on again included."""
+
+    table: TableName
+    table_oid: int
+    name: str
+    oid: int
+    version: str
+    enabled: str
+    is_clone: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Sequence:
     """A sequence that a column owns or that its default draws from."""
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ordermigrate.ledger import LastValidation
+from ordermigrate.ledger import LastRound, LastValidation
 from ordermigrate.model import Identity
 from ordermigrate.phases import NextStep, Phase, next_steps
 from ordermigrate.verdicts import TableVerdict, Verdict
 
 
-def find_next_steps(phase: Phase, last: LastValidation | None) -> list[NextStep]:
+def find_next_steps(
+    phase: Phase, last: LastValidation | None, *, is_syncing: bool = False
+) -> list[NextStep]:
     """Say what comes next, by the phase and the validation on record."""
     if last is None:
-        return next_steps(phase, None)
+        return next_steps(phase, None, is_syncing=is_syncing)
     return next_steps(
-        phase, last.verdict, is_void=last.is_void, has_checksums=last.algorithm is not None
+        phase,
+        last.verdict,
+        is_void=last.is_void,
+        has_checksums=last.algorithm is not None,
+        is_syncing=is_syncing,
     )
 
 
@@ -50,10 +56,47 @@ class CopyResult:
     last_validation: LastValidation | None
     tables: tuple[CopiedTable, ...]
     seconds: float
-    found: tuple[str, ...]
     steps: tuple[str, ...]
     is_already_done: bool
     is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What `sync` did until it ended."""
+
+    run: str | None
+    phase: Phase
+    last_validation: LastValidation | None
+    rounds: int
+    changes: int
+    written: int
+    deleted: int
+    is_caught_up: bool
+    seconds: float
+    is_stopped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What `cancel` removed, or would remove."""
+
+    run: str | None
+    steps: tuple[str, ...]
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStatus:
+    """How far the service is behind, and what keeps others off it."""
+
+    backlog: int
+    lag_seconds: float
+    is_syncing: bool
+    last_round: LastRound | None
+    fences: dict[str, str]
+    refused_writes: int | None
+    gaps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +125,7 @@ class Status:
     tables: tuple[TableStatus, ...]
     objects_off: tuple[str, ...]
     last_validation: LastValidation | None
+    sync: SyncStatus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +136,7 @@ class Validation:
     phase: Phase
     verdict: Verdict
     validation_id: int | None
+    repaired_rows: int = 0
 
 
 def describe_table(verdict: TableVerdict) -> dict[str, Any]:

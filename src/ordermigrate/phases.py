@@ -19,20 +19,23 @@ class Phase(StrEnum):
     PREPARED = "prepared"
     COPYING = "copying"
     COPIED = "copied"
+    SYNCING = "syncing"
 
 
 MEANING: dict[Phase, str] = {
     Phase.NEW: "nothing has been set up yet",
-    Phase.PREPARED: "ledger and side rows exist, the service's tables are ready to be filled",
+    Phase.PREPARED: "the monolith's writes are captured, the service's tables fenced off and empty",
     Phase.COPYING: "the bulk copy has begun and is not complete",
     Phase.COPIED: "every row of the copy's snapshot is on the service, indexes and statistics too",
+    Phase.SYNCING: "what the monolith commits is applied to the service, while sync runs",
 }
 
 FOLLOWING: dict[Phase, frozenset[Phase]] = {
     Phase.NEW: frozenset({Phase.PREPARED}),
     Phase.PREPARED: frozenset({Phase.COPYING}),
     Phase.COPYING: frozenset({Phase.COPIED, Phase.PREPARED}),
-    Phase.COPIED: frozenset({Phase.PREPARED}),
+    Phase.COPIED: frozenset({Phase.SYNCING, Phase.PREPARED}),
+    Phase.SYNCING: frozenset({Phase.PREPARED}),
 }
 
 
@@ -56,15 +59,21 @@ class NextStep:
 
 
 def next_steps(
-    phase: Phase, last_verdict: str | None, *, is_void: bool = False, has_checksums: bool = False
+    phase: Phase,
+    last_verdict: str | None,
+    *,
+    is_void: bool = False,
+    has_checksums: bool = False,
+    is_syncing: bool = False,
 ) -> list[NextStep]:
     """Say what comes next.
 
     Args:
         phase: How far the migration is.
         last_verdict: `equal` or `different`; None where there was no validation.
-        is_void: Whether the phase has moved since that validation.
+        is_void: Whether something has happened since that makes it worthless.
         has_checksums: Whether it compared every row.
+        is_syncing: Whether a sync is at work at the moment.
 
     """
     if phase in {Phase.NEW, Phase.PREPARED}:
@@ -73,15 +82,22 @@ def next_steps(
         return [
             NextStep("ordermigrate copy", "the copy is not complete; it goes on where it stopped")
         ]
+    if not is_syncing:
+        steps = [NextStep("ordermigrate sync", "what the monolith writes waits in its change logs")]
+    else:
+        steps = []
     if last_verdict is None or is_void:
-        return [NextStep("ordermigrate validate --checksums", "the copy has not been proved yet")]
-    if last_verdict == "different":
-        return [
+        steps.append(
+            NextStep("ordermigrate validate --checksums", "that both sides are equal is not proved")
+        )
+    elif last_verdict == "different":
+        steps.append(
             NextStep(
-                "ordermigrate validate --checksums",
-                "the last validation found differences; see them again once their cause is mended",
+                "ordermigrate validate --checksums --repair",
+                "the last validation found differences; once their cause is known, they can be "
+                "repaired",
             )
-        ]
-    if not has_checksums:
-        return [NextStep("ordermigrate validate --checksums", "counts alone are no proof")]
-    return [NextStep("ordermigrate status", "copied and proved equal; nothing is left to be done")]
+        )
+    elif not has_checksums:
+        steps.append(NextStep("ordermigrate validate --checksums", "counts alone are no proof"))
+    return steps or [NextStep("ordermigrate status", "in sync and proved equal")]

@@ -52,6 +52,13 @@ async def require_rights(
                 "cannot be dropped for the load and built after it (connect as its owner, or "
                 "GRANT the owner's role to ours)"
             )
+    for presence in await catalog.find_tables(monolith, [each.name for each in configured]):
+        if not presence.is_owned:
+            findings.append(
+                f"{presence.name} on the monolith belongs to another role than ours: capturing its "
+                "writes takes triggers that its owner alone can make fire always (connect as its "
+                "owner, or GRANT the owner's role to ours)"
+            )
     for side in (monolith, service):
         there = await side.fetch_one("sides", "has_schema")
         if not there.is_there and not there.can_create:
@@ -82,6 +89,20 @@ async def require_sound_expressions(monolith: Session, configured: Sequence[Tabl
             wanted="Expressions over the columns of the table's own row; `where` is a condition",
             todo="Correct them under [[tables]]",
         )
+
+
+def require_followable(configured: Sequence[TableConfig]) -> None:
+    """Raise `Refused` where a column is made from what no change log of its table tells of."""
+    _refuse(
+        [
+            f"column {quote_name(name)} of {table.target} depends on {rule.depends.table}, whose "
+            "changes this version does not capture (make it `frozen`, or leave it out)"
+            for table in configured
+            for name, rule in table.columns.items()
+            if rule.depends is not None
+        ],
+        "The configuration cannot be followed",
+    )
 
 
 def require_sound_tables(maps: Sequence[TableMap]) -> None:

@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that has happened."""
+    """Something that has happened.
+
+    A frequent one may come many times a second, for days: logs have it at level debug.
+    """
+
+    is_frequent: ClassVar[bool] = False
 
     @classmethod
     def name(cls) -> str:
@@ -62,6 +67,7 @@ class BytesMoved(Event):
     For bars, not for books: of this event alone the fact is not durable.
     """
 
+    is_frequent: ClassVar[bool] = True
     bytes: int
 
 
@@ -90,6 +96,30 @@ class LeafRewritten(Event):
     table: str
     leaf: str
     rows_removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeafGone(Event):
+    """A source leaf is not part of its table any more; its rows were removed."""
+
+    table: str
+    leaf: str
+    rows_removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subtracted(Event):
+    """Copied rows that had changed between two snapshots were taken off; sync brings them."""
+
+    table: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled(Event):
+    """The copy waits for the source, and why; an empty reason says that it goes on."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +166,107 @@ class Analyzed(Event):
 
 
 @dataclass(frozen=True, slots=True)
-class PromiseChecked(Event):
-    """Whether the source was written to during an offline copy, and how that was seen."""
+class Following(Event):
+    """Sync has both sides, and rounds begin."""
 
-    kept: bool
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoundBegun(Event):
+    """A round has the target's side row and the source's snapshot."""
+
+    is_frequent: ClassVar[bool] = True
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesStaged(Event):
+    """The rows of a table's changed keys are staged on the target; nothing is written yet."""
+
+    is_frequent: ClassVar[bool] = True
+    table: str
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesWritten(Event):
+    """A table is written and verified; nothing is committed yet."""
+
+    is_frequent: ClassVar[bool] = True
+    table: str
+    written: int
+    deleted: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundHalfCommitted(Event):
+    """The target has committed a round; the source still has its changes in its logs."""
+
+    is_frequent: ClassVar[bool] = True
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoundApplied(Event):
+    """A round is committed on both sides.
+
+    `remaining` changes were left for the next one. `lag_seconds` is the age that the oldest change
+    had when the round began.
+    """
+
+    is_frequent: ClassVar[bool] = True
+    round: int
+    changes: int
+    remaining: int
+    written: int
+    deleted: int
+    lag_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet(Event):
+    """A look at the source has found nothing waiting in its logs."""
+
+    is_frequent: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, slots=True)
+class SyncWaits(Event):
+    """Sync cannot go on at the moment, and tries again."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StructureSettled(Event):
+    """Something about the tables has changed, and was dealt with."""
+
     found: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationVoided(Event):
+    """What was proved before does not count any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repairing(Event):
+    """Keys of differing rows were put into the log, to be applied by the next round."""
+
+    table: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled(Event):
+    """Every trace of the migration is gone from both sides."""
+
+    run: str
+    steps: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

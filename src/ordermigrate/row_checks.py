@@ -15,6 +15,8 @@ from ordermigrate.scanning import Comparison, merge
 from ordermigrate.together import run_together
 from ordermigrate.verdicts import Check, Difference
 
+REPAIR_ROWS = 1000
+
 
 async def check_count(table: Comparison) -> None:
     """Compare how many rows there are."""
@@ -72,6 +74,7 @@ async def check_rows(table: Comparison) -> None:
 async def _locate(table: Comparison, parts: list[int]) -> None:
     """Read the rows of differing parts on both sides in key order, and name those that differ."""
     found: list[tuple[str, list[str | None]]] = []
+    batch: list[list[str | None]] = []
     both = (
         scanner.stream(digest.rows_query(view), parts)
         for scanner, view in (table.source, table.target)
@@ -80,9 +83,17 @@ async def _locate(table: Comparison, parts: list[int]) -> None:
         if source and target and _digest_of(source) == _digest_of(target):
             continue
         table.differences_total += 1
+        key = list((source or target)["key_texts"])
         if len(found) < table.max_differences:
             kind = "changed" if source and target else "missing" if source else "extra"
-            found.append((kind, list((source or target)["key_texts"])))
+            found.append((kind, key))
+        if table.repair is not None:
+            batch.append(key)
+            if len(batch) >= REPAIR_ROWS:
+                await table.repair(table.map, batch)
+                batch = []
+    if table.repair is not None and batch:
+        await table.repair(table.map, batch)
     if found:
         await _show(table, found)
 

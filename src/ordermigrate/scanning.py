@@ -7,63 +7,24 @@ sides return in the same order is read side by side as streams; memory does not 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-import asyncpg
 from psycopg import sql
 
-from ordermigrate import catalog, control, queries, sessions, streams
+from ordermigrate import locks, queries, sessions
 from ordermigrate.config import Limits
 from ordermigrate.control import Session
 from ordermigrate.digest import View
-from ordermigrate.model import Side, TableMap, TableName
+from ordermigrate.model import TableMap, TableName
 from ordermigrate.progress import CheckFinished, CheckStarted, Reporter
+from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
 from ordermigrate.verdicts import Check, Difference
 
-FETCH_ROWS = 2000
-_T = TypeVar("_T")
-
-
-@dataclass(slots=True)
-class Scanner:
-    """One side's connection with its snapshot."""
-
-    side: Side
-    route: streams.Route
-    connection: asyncpg.Connection[Any]
-    stall_seconds: float
-
-    async def fetch(self, statement: str, *values: object) -> list[Any]:
-        """Run a query that may be long and return its rows."""
-
-        async def run() -> list[Any]:
-            with streams.translated(self.side):
-                return list(await self.connection.fetch(statement, *values))
-
-        return await self.outlive(run())
-
-    async def outlive(self, work: Awaitable[_T]) -> _T:
-        """Wait for work on this side for as long as its backend is seen to be there."""
-        return await control.outlive(
-            work, self.route, self.connection.get_server_pid(), self.stall_seconds
-        )
-
-    async def stream(self, statement: str, *values: object) -> AsyncIterator[Any]:
-        """Yield a query's rows through a cursor, a few thousand at a time."""
-        with streams.translated(self.side):
-            cursor = await self.outlive(_open_cursor(self.connection, statement, values))
-            while rows := await self.outlive(cursor.fetch(FETCH_ROWS)):
-                for row in rows:
-                    yield row
-
-
-async def _open_cursor(
-    connection: asyncpg.Connection[Any], statement: str, values: Sequence[object]
-) -> Any:  # noqa: ANN401  asyncpg's cursor
-    return await connection.cursor(statement, *values)
+# Takes the table and the keys of some rows that differ, as texts.
+Repair = Callable[[TableMap, Sequence[Sequence[str | None]]], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -71,11 +32,12 @@ class Comparison:
     """A table under comparison: its map, both views, both scanners, and what was found."""
 
     map: TableMap
-    source: tuple[Scanner, View]
-    target: tuple[Scanner, View]
+    source: tuple[StreamSession, View]
+    target: tuple[StreamSession, View]
     control: Session
     reporter: Reporter
     max_differences: int
+    repair: Repair | None = None
     checks: list[Check] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     differences_total: int = 0
@@ -107,29 +69,35 @@ def raw(text: str) -> sql.SQL:
     return sql.SQL(text)
 
 
-async def open_scanner(session: Session, names: Sequence[TableName], limits: Limits) -> Scanner:
-    """Open a connection to where a session is, with the one snapshot that all its scans share."""
+async def open_scanner(
+    session: Session, names: Sequence[TableName], limits: Limits, snapshot: str | None = None
+) -> StreamSession:
+    """Open a connection to where a session is, with the one snapshot that all its scans share.
+
+    Args:
+        session: A control session on the side to be scanned.
+        names: The family there.
+        limits: Ages and timeouts to keep.
+        snapshot: The name of an exported snapshot to be used; else it is one of the moment.
+
+    """
     # No statement, and so no snapshot, outlives the stated age by much.
     age = sessions.milliseconds(limits.max_snapshot_age_minutes * 60)
     timeouts = {"statement_timeout": age, "idle_in_transaction_session_timeout": age}
-    connection = await streams.connect(
-        replace(
-            session.route,
-            settings={**session.route.settings, **timeouts},
-            application_name="ordermigrate validate: scan",
-        )
+    scanner = await StreamSession.open(
+        session, "validate: scan", timeouts, limits.stall_timeout_seconds
     )
-
-    async def run(statement: str) -> None:
-        with streams.translated(session.side):
-            await connection.execute(statement)
-
     try:
-        await catalog.begin_locked(run, session, names, age)
+        await locks.begin_locked(scanner.run, session, names, age)
+        if snapshot is not None:
+            statement = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot))
+            await scanner.run(statement.as_string(None))
+        else:
+            await scanner.fetch("SELECT 1")  # the snapshot is taken now, not at the first scan
     except BaseException:
-        connection.terminate()
+        scanner.terminate()
         raise
-    return Scanner(session.side, session.route, connection, limits.stall_timeout_seconds)
+    return scanner
 
 
 async def merge(

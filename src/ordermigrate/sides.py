@@ -7,7 +7,10 @@ never be taken for the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
 
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused, UsageError
@@ -23,6 +26,8 @@ class SideRow:
     epoch: int
     is_hot: bool
     round: int
+    pass_word: str = field(repr=False)
+    intent: dict[str, Any] | None = None
 
 
 async def read(session: Session) -> SideRow | None:
@@ -45,7 +50,9 @@ async def read(session: Session) -> SideRow | None:
             wanted="The same two databases in the same places as before",
             todo="Put the DSNs back as they were",
         )
-    return SideRow(Side(row.side), row.run, row.epoch, row.is_hot, row.round)
+    return SideRow(
+        Side(row.side), row.run, row.epoch, row.is_hot, row.round, row.pass_word, row.intent
+    )
 
 
 async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None, SideRow | None]:
@@ -80,7 +87,22 @@ async def install(session: Session, run: str, *, is_hot: bool) -> str:
     await session.fetch_all("sides", "create_schema")
     await session.fetch_all("sides", "create_side")
     await session.fetch_all(
-        "sides", "insert_side", session.side.value, run, is_hot, session.identity.timeline
+        "sides", "insert_side", session.side.value, run, is_hot, secrets.token_hex(16)
     )
     row = await session.fetch_one("sides", "read_side")
     return str(row.run)
+
+
+async def show_pass(session: Session) -> None:
+    """Pass this database's fence for the rest of the transaction."""
+    await session.fetch_all("sides", "show_pass")
+
+
+async def note_intent(session: Session, intent: dict[str, Any] | None) -> None:
+    """Say on this side what is about to happen to it, or that nothing is."""
+    await session.fetch_all("sides", "note_intent", intent and json.dumps(intent))
+
+
+async def remove(session: Session) -> None:
+    """Remove our schema with all that is in it, in the caller's transaction."""
+    await session.fetch_all("sides", "drop_schema")

@@ -12,40 +12,66 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ordermigrate import catalog, digest, queries
+from ordermigrate import catalog, digest, locks, queries
 from ordermigrate.config import Limits
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.distribution_checks import check_latest, check_status, check_users
 from ordermigrate.errors import OrdermigrateError, Refused, Unavailable
-from ordermigrate.model import TableMap
+from ordermigrate.model import Table, TableMap
 from ordermigrate.progress import Reporter
 from ordermigrate.row_checks import check_count, check_rows
-from ordermigrate.scanning import Comparison, Scanner, open_scanner
+from ordermigrate.scanning import Comparison, Repair, open_scanner
+from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
 from ordermigrate.verdicts import TableVerdict, Verdict
 
 
-async def validate(
-    sides: tuple[Session, Session],
+async def open_scanners(
+    sides: tuple[Session, Session], maps: Sequence[TableMap], limits: Limits
+) -> list[StreamSession]:
+    """Open a scanner on source and target, each with a snapshot of its own moment."""
+    scanners: list[StreamSession] = []
+    try:
+        for session, tables in zip(sides, tables_of(maps), strict=True):
+            names = [table.name for table in tables]
+            scanners.append(await open_scanner(session, names, limits))
+            # Locked from here on: what the catalog says now is true of the snapshot, too.
+            await catalog.require_unchanged(session, tables)
+    except BaseException:
+        for scanner in scanners:
+            scanner.terminate()
+        raise
+    return scanners
+
+
+def tables_of(maps: Sequence[TableMap]) -> tuple[list[Table], list[Table]]:
+    """Return the family's tables on the source, and on the target."""
+    return [each.source for each in maps], [each.target for each in maps]
+
+
+async def compare(
+    scanners: Sequence[StreamSession],
+    control: Session,
     watcher: Session,
     maps: Sequence[TableMap],
-    limits: Limits,
     reporter: Reporter,
     *,
     algorithm: Algorithm | None,
     max_differences: int,
+    repair: Repair | None = None,
 ) -> Verdict:
-    """Compare source and target.
+    """Compare source and target as two scanners see them, and close the scanners.
 
     Args:
-        sides: Control sessions on source and target.
+        scanners: One on the source, one on the target, each with its snapshot.
+        control: A control session on the source.
         watcher: Another one on the source, which sees to it that nobody's ALTER TABLE waits.
         maps: The family.
-        limits: Ages and timeouts to keep.
         reporter: Whom to tell of each check.
         algorithm: For row checksums; None leaves them out.
         max_differences: How many differing rows to name; all are counted.
+        repair: Called with the keys of differing rows, a batch at a time.
 
     Raises:
         Refused: The algorithm cannot be had on both sides.
@@ -54,31 +80,18 @@ async def validate(
     """
     started = time.monotonic()
     notes: list[str] = []
-    algorithm = await _choose(algorithm, sides, notes)
-    scanners: list[Scanner] = []
 
     def abort() -> None:
         for scanner in scanners:
-            scanner.connection.terminate()
+            scanner.terminate()
 
     try:
-        for session, tables in (
-            (sides[0], [each.source for each in maps]),
-            (sides[1], [each.target for each in maps]),
-        ):
-            names = [table.name for table in tables]
-            scanners.append(await open_scanner(session, names, limits))
-            # Locked from here on: what the catalog says now is true of the snapshot, too.
-            await catalog.require_unchanged(session, tables)
+        algorithm = await _choose(algorithm, scanners, notes)
         oids = [leaf.oid for each in maps for leaf in each.source.leaves]
         oids += [each.source.oid for each in maps]
         (verdicts,) = await run_together(
-            _validate_tables(scanners, sides[0], maps, reporter, algorithm, max_differences),
-            beside=[
-                catalog.watch_for_rewriters(
-                    watcher, oids, [scanners[0].connection.get_server_pid()]
-                )
-            ],
+            _validate_tables(scanners, control, maps, reporter, algorithm, max_differences, repair),
+            beside=[locks.watch_for_rewriters(watcher, oids, [scanners[0].pid])],
             abort=abort,
         )
     finally:
@@ -92,12 +105,13 @@ async def validate(
 
 
 async def _validate_tables(
-    scanners: Sequence[Scanner],
+    scanners: Sequence[StreamSession],
     control: Session,
     maps: Sequence[TableMap],
     reporter: Reporter,
     algorithm: Algorithm | None,
     max_differences: int,
+    repair: Repair | None,
 ) -> list[TableVerdict]:
     chosen = algorithm or Algorithm.MD5
     is_same_byte_order = await _is_same_byte_order(scanners, algorithm)
@@ -114,29 +128,34 @@ async def _validate_tables(
             control,
             reporter,
             max_differences,
+            repair,
         )
         verdicts.append(await _validate_table(table, has_checksums=algorithm is not None))
     return verdicts
 
 
 async def _choose(
-    wanted: Algorithm | None, sides: Sequence[Session], notes: list[str]
+    wanted: Algorithm | None, scanners: Sequence[StreamSession], notes: list[str]
 ) -> Algorithm | None:
     """Return the algorithm that both sides can compute, and say so where it is another one."""
     if wanted is not Algorithm.MD5:
         return wanted
-    for session in sides:
+    for scanner in scanners:
+        await scanner.run("SAVEPOINT probe")
         try:
-            await session.fetch_one("validate", "probe_md5")
+            await scanner.fetch_one("validate", "probe_md5")
         except Unavailable:
             raise
         except OrdermigrateError:
-            notes.append(f"the {session.side} refuses MD5 (FIPS mode?): SHA-256 was used instead")
+            await scanner.run("ROLLBACK TO SAVEPOINT probe")
+            notes.append(f"the {scanner.side} refuses MD5 (FIPS mode?): SHA-256 was used instead")
             return Algorithm.SHA256
     return wanted
 
 
-async def _is_same_byte_order(scanners: Sequence[Scanner], algorithm: Algorithm | None) -> bool:
+async def _is_same_byte_order(
+    scanners: Sequence[StreamSession], algorithm: Algorithm | None
+) -> bool:
     statement = queries.get("validate", "probe_byte_order")
     hashes = {(await scanner.fetch(statement))[0]["hash"] for scanner in scanners}
     if len(hashes) > 1 and algorithm is Algorithm.RECORD_HASH:

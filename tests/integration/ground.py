@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from ordermigrate import catalog, db, ledger, mapping, sides
+from ordermigrate import catalog, db, ledger, locks, mapping, sides
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.model import Side, Table, TableMap, TableName
@@ -56,7 +56,7 @@ async def opened(dsn: str, side: Side = Side.MONOLITH, **limits: object) -> Asyn
 async def read_tables(session: Session, *names: str) -> list[Table]:
     """Describe tables as the program does: locked, in one snapshot."""
     listed = [TableName.parse(name) for name in names or ("public.t",)]
-    async with catalog.locked_snapshot(session, listed):
+    async with locks.locked_snapshot(session, listed):
         found = await catalog.read_tables(session, listed)
     return [found[name] for name in listed]
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from ordermigrate import catalog, fingerprints
-from ordermigrate.catalog import GaveWay
+from ordermigrate.locks import GaveWay
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused, UsageError
 from ordermigrate.model import Check, ForeignKey, Index, Table, TableName, Trigger
@@ -465,7 +465,7 @@ async def test_the_lock_takes_no_snapshot(session: Session, monolith_dsn: str) -
     # What commits between the lock and the first query must be seen: no rewrite can have come
     # between, because the lock is already there.
     execute(monolith_dsn, "CREATE TABLE public.t (id integer PRIMARY KEY)")
-    async with catalog.locked_snapshot(session, [TableName("public", "t")]):
+    async with locks.locked_snapshot(session, [TableName("public", "t")]):
         execute(monolith_dsn, "INSERT INTO public.t VALUES (1)")
         rows = await session.run("SELECT count(*) AS n FROM public.t")
         assert rows[0].n == 1
@@ -475,7 +475,7 @@ async def test_the_lock_takes_no_snapshot(session: Session, monolith_dsn: str) -
 
 async def test_the_lock_covers_every_leaf(session: Session, monolith_dsn: str) -> None:
     execute(monolith_dsn, PARTITIONED)
-    async with catalog.locked_snapshot(session, [TableName("public", "t")]):
+    async with locks.locked_snapshot(session, [TableName("public", "t")]):
         for leaf in ("public.t_low", 'public."t high 1"', "public.t_rest"):
             with pytest.raises(psycopg.errors.LockNotAvailable):
                 execute(monolith_dsn, f"SET lock_timeout = '10ms'; TRUNCATE {leaf}")
@@ -483,7 +483,7 @@ async def test_the_lock_covers_every_leaf(session: Session, monolith_dsn: str) -
 
 async def wait_for_rewriter(dsn: str, pids: list[int], oids: list[int]) -> None:
     async with opened(dsn) as watcher, asyncio.timeout(20):
-        await catalog.watch_for_rewriters(watcher, oids, pids)
+        await locks.watch_for_rewriters(watcher, oids, pids)
 
 
 async def test_an_exclusive_lock_that_waits_for_us_makes_us_give_way(

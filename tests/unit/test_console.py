@@ -13,7 +13,8 @@ from rich.console import Console
 
 from ordermigrate import console
 from ordermigrate import progress as events
-from ordermigrate.console import CopyMeter, describe_event, format_bytes, format_seconds
+from ordermigrate.console import describe_event
+from ordermigrate.meters import CopyMeter, format_bytes, format_seconds
 
 SNAPSHOT = events.SnapshotTaken(2, 10, 4, 400, 4_000, 1_000)
 CHUNK = events.ChunkCopied("public.orders", 5, 100, 1_000)

@@ -42,7 +42,7 @@ def test_every_error_has_an_outcome_for_programs() -> None:
 
 
 def test_a_subclass_deeper_down_keeps_its_parents_code() -> None:
-    from ordermigrate.catalog import GaveWay  # noqa: PLC0415  it has to be defined, that is all
+    from ordermigrate.locks import GaveWay  # noqa: PLC0415  it has to be defined, that is all
     from ordermigrate.sqlstates import ConnectionLost  # noqa: PLC0415
 
     assert ConnectionLost.exit_code == GaveWay.exit_code == errors.Unavailable.exit_code

@@ -18,10 +18,12 @@ from ordermigrate.errors import EXIT_INTERRUPTED, OrdermigrateError, Refused, Us
 
 COMMANDS = {
     "init": "Write a commented ordermigrate.toml.",
-    "prepare": "Make both databases ready for the copy.",
+    "prepare": "Capture the monolith's writes, fence the service off.",
     "copy": "Copy every row; goes on where it was cut off.",
+    "sync": "Apply what the monolith writes, until stopped.",
     "validate": "Prove that both sides hold the same rows.",
     "status": "Tell where the migration stands and what comes next.",
+    "cancel": "Remove every trace of the migration, before cutover.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
 }
 OUTCOMES = {
@@ -73,7 +75,8 @@ def cli() -> None:
       ordermigrate init --family hub_orders
       export ORDERMIGRATE_MONOLITH_DSN=postgresql://app@monolith:5432/hub
       export ORDERMIGRATE_SERVICE_DSN=postgresql://app@orders:5432/orders
-      ordermigrate copy && ordermigrate validate --checksums
+      ordermigrate copy && ordermigrate sync --until-caught-up
+      ordermigrate validate --checksums
     """
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, outcomes
+from ordermigrate import console, meters, migration, outcomes, throttle
 from ordermigrate.cli import options
 
 
@@ -14,10 +14,11 @@ from ordermigrate.cli import options
 @click.option("--workers", type=int, metavar="N", help="Streams and index builds at a time.")
 @click.option("--chunk-mib", type=int, metavar="N", help="Heap size of a chunk in MiB.")
 @click.option(
-    "--offline",
-    "is_offline",
-    is_flag=True,
-    help="Promise that nobody writes to the tables; the promise is checked afterwards.",
+    "--throttle",
+    "throttled",
+    multiple=True,
+    metavar="SIGN=LIMIT",
+    help="Wait while the monolith is busy: replica-lag=SECONDS, sessions=NUMBER, file=PATH.",
 )
 @click.option(
     "--restart",
@@ -32,22 +33,22 @@ def command(
     log_format: str,
     workers: int | None,
     chunk_mib: int | None,
+    throttled: tuple[str, ...],
     *,
-    is_offline: bool,
     is_restart: bool,
     is_json: bool,
     is_dry_run: bool,
 ) -> None:
     """Copy every row of the family, build indexes, gather statistics.
 
-    Killed or cut off at any point, it goes on where it stopped when it is run again. This version
-    does not capture writes: it refuses tables that are being written to, and checks afterwards
-    that nobody wrote meanwhile.
+    Writers go on: what they change is captured, and `sync` brings it. Killed or cut off at any
+    point, the copy goes on where it stopped when it is run again.
 
     \b
     Example:
-      ordermigrate copy --offline --workers 4
+      ordermigrate copy --workers 4 --throttle replica-lag=2
     """
+    signs = throttle.parse(throttled)
     config = options.load_config(config_path, workers=workers, chunk_mib=chunk_mib)
     done = options.run_verb(
         "copy",
@@ -55,7 +56,7 @@ def command(
         lambda reporter: migration.copy(
             config,
             reporter,
-            is_offline=is_offline,
+            signs=signs,
             is_restart=is_restart,
             is_dry_run=is_dry_run,
         ),
@@ -75,7 +76,6 @@ def command(
         ],
         steps=steps,
         seconds=round(done.seconds, 3),
-        found=list(done.found),
         steps_taken=list(done.steps),
     )
     if is_json:
@@ -84,11 +84,11 @@ def command(
     if is_dry_run:
         console.show_lines(["would:", *(f"  {step}" for step in done.steps)])
     for each in done.tables:
-        size = console.format_bytes(each.bytes)
+        size = meters.format_bytes(each.bytes)
         said = (
             f"{outcome.replace('_', ' ')}: {each.name} to {each.target}, {each.rows:,} rows, {size}"
         )
         console.show_lines([said])
     if outcome == "copied":
-        console.show_lines([f"took {console.format_seconds(done.seconds)}", *done.found])
+        console.show_lines([f"took {meters.format_seconds(done.seconds)}"])
     console.show_next_steps(steps)

@@ -68,19 +68,23 @@ def run_verb(
     verb: Callable[[Reporter], Coroutine[Any, Any, _T]],
     *,
     is_quiet: bool = False,
+    on_terminate: Callable[[], object] | None = None,
 ) -> _T:
     """Run a verb to its end in an event loop of its own, telling of its progress on stderr.
 
     SIGINT and SIGTERM end it cleanly: connections are closed, and the servers undo what was open.
+    Where `on_terminate` is given, SIGTERM calls it instead, and the verb ends by itself.
     """
     logs.configure(log_format)
     if log_format == "json":
-        return run_to_end(verb(logs.LogReporter(command)))
+        return run_to_end(verb(logs.LogReporter(command)), on_terminate)
     with console.PlainReporter() if is_quiet else console.make_reporter() as reporter:
-        return run_to_end(verb(reporter))
+        return run_to_end(verb(reporter), on_terminate)
 
 
-def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
+def run_to_end(
+    work: Coroutine[Any, Any, _T], on_terminate: Callable[[], object] | None = None
+) -> _T:
     """Run work to its end in an event loop of its own; SIGINT and SIGTERM cancel it.
 
     Raises:
@@ -95,10 +99,12 @@ def run_to_end(work: Coroutine[Any, Any, _T]) -> _T:
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.get_loop().set_exception_handler(streams.ignore_cut_streams)
-        return runner.run(_until_terminated(work))
+        return runner.run(_until_terminated(work, on_terminate))
 
 
-async def _until_terminated(work: Coroutine[Any, Any, _T]) -> _T:
+async def _until_terminated(
+    work: Coroutine[Any, Any, _T], on_terminate: Callable[[], object] | None
+) -> _T:
     task = asyncio.ensure_future(work)
     is_terminated = False
 
@@ -108,7 +114,7 @@ async def _until_terminated(work: Coroutine[Any, Any, _T]) -> _T:
         task.cancel()
 
     if sys.platform != "win32":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_terminate or terminate)
     try:
         return await task
     except asyncio.CancelledError:

@@ -14,9 +14,10 @@ from ordermigrate.cli import options
 @options.dry_run
 @options.shared
 def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_run: bool) -> None:
-    """Make both databases ready: the service's tables, the ledger, a row on each side.
+    """Make both databases ready: service tables, ledger, fence on the service, capture of writes.
 
-    `copy` does this too, if it has not been done. Safe to repeat.
+    `copy` does this too, if it has not been done. Run again, it mends what is missing: a trigger
+    of ours that somebody has switched off, or one of the service's own that was switched on.
 
     \b
     Example:

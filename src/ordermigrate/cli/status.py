@@ -9,6 +9,7 @@ import click
 
 from ordermigrate import console, migration, outcomes, phases
 from ordermigrate.cli import options
+from ordermigrate.ledger import LastRound
 from ordermigrate.model import Identity
 
 
@@ -20,10 +21,23 @@ def _describe(identity: Identity) -> dict[str, object]:
     }
 
 
+def _describe_round(last: LastRound) -> dict[str, object]:
+    return {
+        "round": last.round,
+        "changes": last.logged_changes,
+        "written": last.rows_written,
+        "deleted": last.rows_deleted,
+        "is_complete": last.is_complete,
+        "seconds": round(last.seconds, 3),
+        "age_seconds": round(last.age_seconds, 1),
+        "rounds_per_second": round(last.rounds_per_second, 2),
+    }
+
+
 @click.command(name="status")
 @options.shared
 def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None:
-    """Tell where the migration stands: phase, rows copied, last validation, next steps.
+    """Tell where the migration stands: phase, rows copied, backlog, lag, proof, next steps.
 
     \b
     Example:
@@ -34,7 +48,10 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
         "status", log_format, lambda _: migration.status(config), is_quiet=True
     )
     last = found.last_validation
-    steps = outcomes.find_next_steps(found.phase, last)
+    sync = found.sync
+    steps = outcomes.find_next_steps(
+        found.phase, last, is_syncing=sync is not None and sync.is_syncing
+    )
     document = options.make_document(
         "status",
         "ok",
@@ -61,13 +78,17 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
             "age_seconds": round(last.age_seconds, 1),
             "seconds": round(last.seconds, 3),
             "is_void": last.is_void,
+            "void_because": last.void_because,
         },
         objects_off=list(found.objects_off),
+        backlog=sync.backlog if sync else None,
+        lag_seconds=round(sync.lag_seconds, 3) if sync else None,
+        is_syncing=sync.is_syncing if sync else None,
+        last_round=_describe_round(sync.last_round) if sync and sync.last_round else None,
+        fences=sync.fences if sync else None,
+        refused_writes=sync.refused_writes if sync else None,
+        capture_gaps=list(sync.gaps) if sync else [],
         # Known by the contract, and not measured by this version: null, never a guess.
-        backlog=None,
-        lag_seconds=None,
-        fences=None,
-        refused_writes=None,
         checklist=None,
     )
     if is_json:

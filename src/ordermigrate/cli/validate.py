@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ordermigrate import console, migration, outcomes, phases
+from ordermigrate import console, meters, migration, outcomes, phases
 from ordermigrate.cli import options
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import EXIT_DIFFERENT
@@ -32,6 +32,12 @@ from ordermigrate.errors import EXIT_DIFFERENT
     show_default=True,
     help="How many differing rows to name; all are counted.",
 )
+@click.option(
+    "--repair",
+    "is_repairing",
+    is_flag=True,
+    help="Apply the monolith's rows where they differ, and compare again; implies --checksums.",
+)
 @options.shared
 def command(
     config_path: Path | None,
@@ -40,10 +46,12 @@ def command(
     max_differences: int,
     *,
     has_checksums: bool,
+    is_repairing: bool,
     is_json: bool,
 ) -> int:
     """Compare both sides: counts, status distribution, users, latest orders, orphans, every row.
 
+    Writers and `sync` go on meanwhile: both sides are read as of one moment.
     Exits with 0 when they are equal, with 4 when they differ; a side that cannot be read is
     neither.
 
@@ -57,7 +65,11 @@ def command(
         "validate",
         log_format,
         lambda reporter: migration.validate(
-            config, reporter, algorithm=chosen, max_differences=max_differences
+            config,
+            reporter,
+            algorithm=chosen,
+            max_differences=max_differences,
+            is_repairing=is_repairing,
         ),
     )
     verdict = done.verdict
@@ -75,6 +87,7 @@ def command(
         algorithm=verdict.algorithm,
         seconds=round(verdict.seconds, 3),
         validation=done.validation_id,
+        repaired_rows=done.repaired_rows,
         notes=list(verdict.notes),
     )
     if is_json:
@@ -85,7 +98,9 @@ def command(
     recorded = "" if done.validation_id else "; not recorded: there is no ledger yet"
     rows = sum(each.source_rows for each in verdict.tables)
     line = f"{outcome.upper()}: {rows:,} rows of the monolith, {how}, in "
-    console.show_lines([line + console.format_seconds(verdict.seconds) + recorded])
+    console.show_lines([line + meters.format_seconds(verdict.seconds) + recorded])
+    if done.repaired_rows:
+        console.show_lines([f"repaired: {done.repaired_rows:,} rows, and then compared again"])
     console.show_next_steps(steps)
     sys.stdout.flush()
     return exit_code

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ordermigrate import console, db, migration, outcomes, progress, queries
+from ordermigrate import console, db, meters, migration, outcomes, progress, queries
 from ordermigrate.control import Session
 from ordermigrate.demo.databases import (
     FAMILY,
@@ -131,7 +131,7 @@ def _introduce(story: _Story) -> None:
             for side, found in databases.identities.items()
         }
     )
-    took = console.format_seconds(databases.seconds)
+    took = meters.format_seconds(databases.seconds)
     if databases.are_lent:
         variables = " and ".join(VARIABLES.values())
         narrator.say(
@@ -176,11 +176,11 @@ async def _fill(story: _Story) -> None:
     narrator.figures(
         {
             "users": f"{size.users:,}",
-            "orders": f"{size.orders:,}: {console.format_bytes(size.table_bytes)}, and "
-            f"{console.format_bytes(size.index_bytes)} of indexes",
+            "orders": f"{size.orders:,}: {meters.format_bytes(size.table_bytes)}, and "
+            f"{meters.format_bytes(size.index_bytes)} of indexes",
             "one of them": f"{order.order_side} {order.quantity} {order.symbol} for user "
             f"{order.user_id}, {order.status}, {order.created_at}",
-            "made in": console.format_seconds(seconds),
+            "made in": meters.format_seconds(seconds),
         }
     )
     narrator.say(
@@ -206,7 +206,7 @@ async def _copy(story: _Story) -> None:
     narrator.command("ordermigrate copy --offline")
     with story.listen() as reporter:
         listener = _Listener(reporter)
-        done = await migration.copy(story.databases.config, listener, is_offline=True)
+        done = await migration.copy(story.databases.config, listener)
     if listener.rows is None:
         message = "a copy without rows"
         raise AssertionError(message)
@@ -214,12 +214,11 @@ async def _copy(story: _Story) -> None:
     story.bytes, story.copy_seconds = load.bytes, done.seconds
     narrator.figures(
         {
-            "rows": f"{load.rows:,} in {console.format_seconds(load.seconds)}, "
+            "rows": f"{load.rows:,} in {meters.format_seconds(load.seconds)}, "
             f"{load.rows / load.seconds:,.0f} rows/s, "
-            f"{console.format_bytes(load.bytes / load.seconds)}/s",
+            f"{meters.format_bytes(load.bytes / load.seconds)}/s",
             "indexes": f"{listener.built} built, statistics gathered",
-            "all in all": console.format_seconds(done.seconds),
-            "writers": "; ".join(done.found),
+            "all in all": meters.format_seconds(done.seconds),
         }
     )
 
@@ -238,7 +237,7 @@ async def _prove(story: _Story) -> None:
     console.show_verdict(_document(done))
     narrator.say(
         f"Equal: {_count(story.rows)}, every column,",
-        f"in {console.format_seconds(done.verdict.seconds)}.",
+        f"in {meters.format_seconds(done.verdict.seconds)}.",
     )
 
 
@@ -260,7 +259,7 @@ async def _fool(story: _Story) -> None:
         console.show_differences(_document(found))
         narrator.say(
             "Found: key, column and both values, in",
-            f"{console.format_seconds(found.verdict.seconds)}. The command line exits with 4.",
+            f"{meters.format_seconds(found.verdict.seconds)}. The command line exits with 4.",
         )
         narrator.step("Mend it, and prove again")
         await service.fetch_all("story", "mend_quantity", order.id, order.quantity)
@@ -271,7 +270,7 @@ async def _fool(story: _Story) -> None:
     _require(done, is_equal=True)
     narrator.say(
         f"Equal again: {_count(story.rows)}, in",
-        f"{console.format_seconds(done.verdict.seconds)}. The command line exits with 0.",
+        f"{meters.format_seconds(done.verdict.seconds)}. The command line exits with 0.",
     )
 
 
@@ -307,17 +306,17 @@ def _sum_up(story: _Story, seconds: float) -> None:
     narrator = story.narrator
     narrator.step("What you have seen")
     narrator.say(
-        f"{_count(story.rows)} ({console.format_bytes(story.bytes)}) went from one PostgreSQL",
-        f"server to another in {console.format_seconds(story.copy_seconds)}, indexes and keys",
+        f"{_count(story.rows)} ({meters.format_bytes(story.bytes)}) went from one PostgreSQL",
+        f"server to another in {meters.format_seconds(story.copy_seconds)}, indexes and keys",
         "included.",
-        f"All were proved equal on both sides in {console.format_seconds(story.proof_seconds)},",
+        f"All were proved equal on both sides in {meters.format_seconds(story.proof_seconds)},",
         "and one wrong digit among them was found and named.",
         "This version copies tables that nobody writes to: capturing writes, cutover and the way",
         "back are still to come.",
     )
     narrator.figures(
         {
-            "the whole demo": console.format_seconds(seconds),
+            "the whole demo": meters.format_seconds(seconds),
             "read on": "docs/tutorial.md: the same on your own two databases, in ten minutes",
             "": "docs/how-it-works.md: why each step is safe, what each check can see",
             " ": "docs/what-if.md: what happens when something breaks",

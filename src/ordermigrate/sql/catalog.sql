@@ -195,8 +195,8 @@ WHERE
 ORDER BY k.conrelid, k.conname;
 
 -- name: read_triggers
--- Triggers that users have made on the given tables or on their leaves; those of foreign keys and
--- partitions' clones are not among them. The version changes with every change of the row.
+-- Triggers that users have made on the given tables or on their leaves; ours, those of foreign keys
+-- and partitions' clones are not among them. The version changes with every change of the row.
 -- $1: table oids.
 WITH RECURSIVE tree (root, oid) AS (
     SELECT
@@ -223,7 +223,11 @@ SELECT
     t.tgfoid::regprocedure::text AS function
 FROM tree
 INNER JOIN pg_catalog.pg_trigger AS t
-    ON t.tgrelid = tree.oid AND NOT t.tgisinternal AND t.tgparentid = 0
+    ON
+        t.tgrelid = tree.oid
+        AND NOT t.tgisinternal
+        AND t.tgparentid = 0
+        AND t.tgname NOT LIKE 'ordermigrate\_%'
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 ORDER BY t.tgrelid, t.tgname;
@@ -306,62 +310,60 @@ ORDER BY t.root, c.oid;
 -- $1: the leaf's oid.
 SELECT pg_relation_filenode($1::bigint::oid)::bigint AS filenode;
 
--- name: lock_against_rewrites
--- Keep rewrites and changes of definition away for this transaction. It takes no snapshot, so a
--- snapshot taken next is one that no rewrite can have overtaken.
-LOCK TABLE {tables} IN ACCESS SHARE MODE;
-
--- name: see_waiting_rewriters
--- Sessions that wait for an ACCESS EXCLUSIVE lock on the family behind one of ours.
--- $1: oids of the family's tables and leaves, $2: our backends' process ids.
+-- name: read_own_triggers
+-- The triggers of ours in this database, on whatever table; clones on partitions, too.
 SELECT
-    l.pid,
-    l.relation::regclass::text AS relation,
-    coalesce(left(regexp_replace(a.query, '\s+', ' ', 'g'), 80), '') AS query
-FROM pg_catalog.pg_locks AS l
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-WHERE
-    l.locktype = 'relation'
-    AND l.mode = 'AccessExclusiveLock'
-    AND NOT l.granted
-    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
-    AND l.relation = ANY($1::bigint[]::oid[])
-    AND pg_blocking_pids(l.pid) && $2::integer[];
+    n.nspname AS schema_name,
+    c.relname AS table_name,
+    c.oid::bigint AS table_oid,
+    t.tgname AS name,
+    t.oid::bigint AS oid,
+    t.xmin::text AS version,
+    t.tgenabled::text AS enabled,
+    t.tgparentid <> 0 AS is_clone
+FROM pg_catalog.pg_trigger AS t
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+INNER JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+INNER JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
+WHERE pn.nspname = 'ordermigrate' AND NOT t.tgisinternal
+ORDER BY n.nspname, c.relname, t.tgname;
 
--- name: see_lock_holders
--- Who holds locks on these tables that writing takes, or stronger ones, and for how long.
--- $1: oids of the family's tables and leaves, $2: our backends' process ids.
-SELECT
-    l.pid,
-    l.relation::regclass::text AS relation,
-    l.mode,
-    coalesce(a.application_name, '') AS application_name,
-    coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_seconds
-FROM pg_catalog.pg_locks AS l
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-WHERE
-    l.locktype = 'relation'
-    AND l.granted
-    AND l.mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
-    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
-    AND l.relation = ANY($1::bigint[]::oid[])
-    -- a prepared transaction holds its locks without a backend
-    AND (l.pid IS NULL OR l.pid <> ALL($2::integer[]))
-ORDER BY age_seconds DESC;
+-- name: read_version
+-- A number that is another one after any change of the tables' definitions, files, parts, indexes,
+-- triggers or subscriptions; it may change for less.
+-- $1: the tables' oids.
+WITH RECURSIVE tree (oid) AS (
+    SELECT listed.oid
+    FROM unnest($1::bigint[]::oid[]) AS listed (oid)
+    UNION
+    SELECT h.inhrelid
+    FROM tree AS t
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+),
 
--- name: see_exclusive_holders
--- Who holds ACCESS EXCLUSIVE on tables, and so keeps even readers out.
--- $1: the tables' names, quoted as in SQL.
-SELECT
-    l.pid,
-    l.relation::regclass::text AS relation,
-    coalesce(extract(epoch FROM clock_timestamp() - a.xact_start), 0)::float8 AS age_seconds,
-    coalesce(left(regexp_replace(a.query, '\s+', ' ', 'g'), 80), '') AS query
-FROM pg_catalog.pg_locks AS l
-LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
-WHERE
-    l.locktype = 'relation'
-    AND l.mode = 'AccessExclusiveLock'
-    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
-    AND l.relation = ANY($1::text[]::regclass[]::oid[])
-ORDER BY l.granted DESC, age_seconds DESC;
+facts (fact) AS (
+    SELECT concat_ws(' ', 'class', c.oid, c.xmin, pg_relation_filenode(c.oid), n.nspname, c.relname)
+    FROM tree
+    INNER JOIN pg_catalog.pg_class AS c ON c.oid = tree.oid
+    INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    UNION ALL
+    SELECT concat_ws(' ', 'column', a.attrelid, a.attnum, a.xmin)
+    FROM tree
+    INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = tree.oid AND a.attnum > 0
+    UNION ALL
+    SELECT concat_ws(' ', 'index', i.indexrelid, i.xmin)
+    FROM tree
+    INNER JOIN pg_catalog.pg_index AS i ON i.indrelid = tree.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'trigger', t.oid, t.xmin)
+    FROM tree
+    INNER JOIN pg_catalog.pg_trigger AS t ON t.tgrelid = tree.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'subscription', r.srsubid, r.srrelid)
+    FROM tree
+    INNER JOIN pg_catalog.pg_subscription_rel AS r ON r.srrelid = tree.oid
+)
+
+SELECT hashtextextended(string_agg(facts.fact, ',' ORDER BY facts.fact), 0)::text AS version
+FROM facts;

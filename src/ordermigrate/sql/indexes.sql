@@ -70,6 +70,27 @@ COMMENT ON CONSTRAINT {name} ON {table} IS {comment};
 -- Keep a user's trigger from firing on rows that are copied: it fired on the source already.
 ALTER TABLE {table} DISABLE TRIGGER {name};
 
+-- name: enable_trigger
+-- Let a user's trigger fire again.
+ALTER TABLE {table} ENABLE TRIGGER {name};
+
+-- name: enable_trigger_always
+-- The same for one that fired always.
+ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name};
+
+-- name: enable_trigger_on_replica
+-- The same for one that fired on replicas only.
+ALTER TABLE {table} ENABLE REPLICA TRIGGER {name};
+
+-- name: find_trigger
+-- Whether a table has a trigger of this name.
+-- $1: schema, $2: table, $3: trigger.
+SELECT t.oid::bigint AS oid
+FROM pg_catalog.pg_trigger AS t
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = $1::text AND c.relname = $2::text AND t.tgname = $3::text;
+
 -- name: analyze
 -- Give the planner fresh statistics.
 ANALYZE {table};

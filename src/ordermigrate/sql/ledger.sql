@@ -30,8 +30,6 @@ CREATE TABLE IF NOT EXISTS ordermigrate.attempt (
     run uuid NOT NULL REFERENCES ordermigrate.run,
     snapshot pg_snapshot NOT NULL,
     fingerprint jsonb NOT NULL,
-    counters jsonb NOT NULL,
-    open_window jsonb NOT NULL,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at timestamptz,
     outcome text,
@@ -85,7 +83,8 @@ CREATE TABLE IF NOT EXISTS ordermigrate.validation (
     tables jsonb NOT NULL,
     seconds double precision NOT NULL,
     validated_by text NOT NULL DEFAULT session_user,
-    finished_at timestamptz NOT NULL DEFAULT clock_timestamp()
+    finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    void_because text
 );
 
 -- name: create_validation_difference
@@ -98,6 +97,37 @@ CREATE TABLE IF NOT EXISTS ordermigrate.validation_difference (
     column_values jsonb NOT NULL
 );
 
+-- name: create_subtraction
+-- How many copied rows of a table were taken off again, because they had changed between two
+-- snapshots of the copy; the first round brings them as they are.
+CREATE TABLE IF NOT EXISTS ordermigrate.subtraction (
+    table_name text PRIMARY KEY,
+    rows_removed bigint NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: create_structure
+-- What each side's tables, keys and triggers of ours are known to be; a change is noticed by it.
+CREATE TABLE IF NOT EXISTS ordermigrate.structure (
+    side text PRIMARY KEY CONSTRAINT structure_is_of_monolith_or_service
+    CHECK (side IN ('monolith', 'service')),
+    fingerprint jsonb NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: create_round
+-- The latest rounds of sync: what was applied, as of which moment.
+CREATE TABLE IF NOT EXISTS ordermigrate.round (
+    round bigint PRIMARY KEY,
+    logged_changes bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    rows_deleted bigint NOT NULL,
+    is_complete boolean NOT NULL,
+    seconds double precision NOT NULL,
+    source_position pg_lsn NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- name: insert_run
 -- Begin the ledger of a run; one that is there stays.
 -- $1: run, $2: phase, $3: program version, $4: monolith's identity, $5: service's identity.
@@ -107,7 +137,7 @@ ON CONFLICT DO NOTHING;
 
 -- name: has_ledger
 -- Whether the ledger's tables are here.
-SELECT to_regclass('ordermigrate.validation_difference') IS NOT NULL AS has_ledger;
+SELECT to_regclass('ordermigrate.round') IS NOT NULL AS has_ledger;
 
 -- name: read_run
 -- The run, its phase and since when.
@@ -141,15 +171,13 @@ RETURNING phase_change_id;
 
 -- name: insert_attempt
 -- Open an attempt, numbered after the last one.
--- $1: run, $2: snapshot, $3: fingerprint, $4: counters, $5: rows of transactions near the snapshot.
-INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint, counters, open_window)
+-- $1: run, $2: snapshot, $3: fingerprint.
+INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint)
 SELECT
     coalesce(max(a.attempt), 0) + 1,
     $1::uuid,
     $2::pg_snapshot,
-    $3::jsonb,
-    $4::jsonb,
-    $5::jsonb
+    $3::jsonb
 FROM ordermigrate.attempt AS a
 RETURNING attempt;
 
@@ -166,8 +194,6 @@ SELECT
     a.attempt,
     a.snapshot::text AS snapshot,
     a.fingerprint,
-    a.counters,
-    a.open_window,
     (SELECT count(*) FROM ordermigrate.attempt) AS attempts
 FROM ordermigrate.attempt AS a
 ORDER BY a.attempt
@@ -364,7 +390,99 @@ SELECT
     v.seconds,
     v.tables,
     extract(epoch FROM clock_timestamp() - v.finished_at)::float8 AS age_seconds,
-    EXISTS (SELECT FROM ordermigrate.phase_change AS p WHERE p.changed_at > v.finished_at) AS is_void
+    coalesce(
+        v.void_because,
+        CASE
+            WHEN EXISTS (SELECT FROM ordermigrate.phase_change AS p WHERE p.changed_at > v.finished_at)
+                THEN 'the phase has changed since'
+        END
+    ) AS void_because
 FROM ordermigrate.validation AS v
 ORDER BY v.validation_id DESC
+LIMIT 1;
+
+-- name: void_validations
+-- What was proved before does not count any more.
+-- $1: why.
+UPDATE ordermigrate.validation AS v
+SET void_because = $1::text
+WHERE v.void_because IS NULL;
+
+-- name: count_snapshots
+-- Under how many snapshots the chunks on record were copied.
+SELECT count(DISTINCT c.attempt) AS snapshots
+FROM ordermigrate.chunk AS c
+WHERE c.copied_at IS NOT NULL;
+
+-- name: add_subtraction
+-- Note that copied rows of a table were taken off again, in the transaction that does it.
+-- $1: table, $2: rows.
+INSERT INTO ordermigrate.subtraction AS s (table_name, rows_removed)
+VALUES ($1::text, $2::bigint)
+ON CONFLICT (table_name)
+DO UPDATE SET rows_removed = s.rows_removed + excluded.rows_removed, changed_at = clock_timestamp();
+
+-- name: read_subtraction
+-- How many copied rows of a table were taken off again.
+-- $1: table.
+SELECT s.rows_removed
+FROM ordermigrate.subtraction AS s
+WHERE s.table_name = $1::text;
+
+-- name: forget_subtractions
+-- Forget them with the copy.
+DELETE FROM ordermigrate.subtraction;
+
+-- name: note_structure
+-- From now on, this is what a side is known to be.
+-- $1: side, $2: fingerprint.
+INSERT INTO ordermigrate.structure (side, fingerprint)
+VALUES ($1::text, $2::jsonb)
+ON CONFLICT (side)
+DO UPDATE SET fingerprint = excluded.fingerprint, changed_at = clock_timestamp();
+
+-- name: read_structure
+-- What a side is known to be.
+-- $1: side.
+SELECT s.fingerprint
+FROM ordermigrate.structure AS s
+WHERE s.side = $1::text;
+
+-- name: forget_structures
+-- Forget them with the copy.
+DELETE FROM ordermigrate.structure;
+
+-- name: record_round
+-- Record a round in the transaction that applies it.
+-- $1: round, $2: logged changes taken, $3: rows written, $4: rows deleted, $5: whether the logs were
+-- emptied, $6: seconds until now, $7: the source's position in its log.
+INSERT INTO ordermigrate.round (
+    round, logged_changes, rows_written, rows_deleted, is_complete, seconds, source_position
+)
+VALUES ($1::bigint, $2::bigint, $3::bigint, $4::bigint, $5::boolean, $6::float8, $7::text::pg_lsn);
+
+-- name: forget_old_rounds
+-- Keep the latest rounds only.
+-- $1: the first to be kept.
+DELETE FROM ordermigrate.round AS r WHERE r.round < $1::bigint;
+
+-- name: read_last_round
+-- The newest round, and how many were applied a second during the last minute.
+SELECT
+    r.round,
+    r.logged_changes,
+    r.rows_written,
+    r.rows_deleted,
+    r.is_complete,
+    r.seconds,
+    r.source_position::text AS source_position,
+    r.applied_at,
+    extract(epoch FROM clock_timestamp() - r.applied_at)::float8 AS age_seconds,
+    (
+        SELECT (count(*) / 60.0)::float8
+        FROM ordermigrate.round AS recent
+        WHERE recent.applied_at > clock_timestamp() - interval '1 minute'
+    ) AS rounds_per_second
+FROM ordermigrate.round AS r
+ORDER BY r.round DESC
 LIMIT 1;

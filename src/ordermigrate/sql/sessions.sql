@@ -78,3 +78,19 @@ SELECT pg_try_advisory_lock(hashtextextended('ordermigrate operator', 0)) AS is_
 -- Whether a backend of ours is still there.
 -- $1: its process id.
 SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.pid = $1::integer) AS is_alive;
+
+-- name: try_sync_lock
+-- Be the one sync of this migration; others stand by. The guard is in the rows, not here.
+SELECT pg_try_advisory_lock(hashtextextended('ordermigrate sync', 0)) AS is_ours;
+
+-- name: is_sync_at_work
+-- Whether a session holds that lock.
+SELECT EXISTS (
+    SELECT
+    FROM pg_catalog.pg_locks AS l
+    WHERE
+        l.locktype = 'advisory'
+        AND l.granted
+        AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+        AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended('ordermigrate sync', 0)
+) AS is_at_work;

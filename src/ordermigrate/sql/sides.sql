@@ -19,6 +19,8 @@ CREATE TABLE IF NOT EXISTS ordermigrate.side (
     is_hot boolean NOT NULL,
     round bigint NOT NULL DEFAULT 0 CONSTRAINT round_counts_up_from_zero CHECK (round >= 0),
     timeline bigint,
+    -- Whoever sets ordermigrate.pass to this in its transaction is us; see fence.sql.
+    pass text NOT NULL,
     intent jsonb,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
@@ -32,12 +34,49 @@ SELECT
     s.is_hot,
     s.round,
     s.timeline,
+    s.pass AS pass_word,
     s.intent
 FROM ordermigrate.side AS s;
 
 -- name: insert_side
 -- Make this database a side of a migration; a row that is there stays.
--- $1: monolith or service, $2: the run's id, $3: whether it accepts writes, $4: its timeline.
-INSERT INTO ordermigrate.side (side, run, is_hot, timeline)
-VALUES ($1::text, $2::uuid, $3::boolean, $4::bigint)
+-- $1: monolith or service, $2: the run's id, $3: whether it accepts writes, $4: the fence's pass.
+INSERT INTO ordermigrate.side (side, run, is_hot, pass)
+VALUES ($1::text, $2::uuid, $3::boolean, $4::text)
 ON CONFLICT (only_one_side) DO NOTHING;
+
+-- name: show_pass
+-- Pass the fence for the rest of the transaction.
+SELECT set_config('ordermigrate.pass', s.pass, true) IS NOT NULL AS is_shown
+FROM ordermigrate.side AS s;
+
+-- name: begin_round
+-- Enter the next round on the cold side, for the rest of the transaction: a second applier waits
+-- here, and one whose time is over finds no row.
+-- $1: the run's id, $2: the epoch.
+UPDATE ordermigrate.side AS s
+SET round = s.round + 1
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+RETURNING s.round, s.timeline;
+
+-- name: end_round
+-- The hot side's part of the same round; its rows of the change logs go in the same transaction.
+-- $1: the run's id, $2: the epoch, $3: the round.
+UPDATE ordermigrate.side AS s
+SET round = $3::bigint
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND s.is_hot AND s.round < $3::bigint
+RETURNING s.round;
+
+-- name: note_timeline
+-- Remember on which timeline this server is.
+-- $1: the timeline.
+UPDATE ordermigrate.side SET timeline = $1::bigint;
+
+-- name: note_intent
+-- Say what is about to happen to this side, so that a command that is cut off can be finished.
+-- $1: what, as JSON, or null.
+UPDATE ordermigrate.side SET intent = $1::jsonb;
+
+-- name: drop_schema
+-- Remove all that is ours in this database but for triggers on the family's tables.
+DROP SCHEMA IF EXISTS ordermigrate CASCADE;

@@ -1,0 +1,124 @@
+"""Cancel: before cutover, remove every trace from both sides; the monolith is as it was.
+
+The monolith comes first: its writers are what matters. That it has begun is said on the service's
+side row before anything is removed, so a cancellation that is cut off can be finished by running
+it again, and no other command takes the half of it for a migration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides
+from ordermigrate.config import Config
+from ordermigrate.control import Session
+from ordermigrate.errors import Refused
+from ordermigrate.model import Side, Table, TableName
+from ordermigrate.outcomes import Cancellation
+from ordermigrate.progress import Cancelled, Reporter
+
+INTENT = {"cancel": True}
+
+
+async def cancel(
+    config: Config, reporter: Reporter, *, is_dropping: bool, is_dry_run: bool
+) -> Cancellation:
+    """Remove the migration; see `migration.cancel`."""
+    async with db.open_pair(config, "cancel") as (monolith, service):
+        one, other = await sides.read(monolith), await sides.read(service)
+        if one is None and other is None:
+            return Cancellation(None, (), is_dry_run)
+        if one is not None and other is not None and one.run != other.run:
+            await sides.read_both(monolith, service)  # raises
+        run = (one or other).run  # type: ignore[union-attr]  # one of them is there
+        if other is not None:
+            await _require_cold_service(other)
+        if one is not None and other is None and (one.intent or {}) != INTENT:
+            await sides.read_both(monolith, service)  # raises: the service is another database
+        if not is_dry_run:
+            await ledger.take_operator_lock(service)
+        steps = await _plan(config, monolith, service, is_dropping=is_dropping)
+        if is_dry_run:
+            return Cancellation(run, tuple(steps), is_dry_run=True)
+        if other is not None:
+            await sides.note_intent(service, INTENT)
+        if one is not None:
+            await _clear_monolith(monolith, config)
+        if other is not None:
+            steps += await _clear_service(config, service, reporter, is_dropping=is_dropping)
+        reporter.report(Cancelled(run, tuple(steps)))
+        return Cancellation(run, tuple(steps), is_dry_run=False)
+
+
+async def _require_cold_service(row: sides.SideRow) -> None:
+    if row.is_hot:
+        raise Refused(
+            "The service owns the tables already",
+            wanted="A migration before its cutover",
+            todo="Make the monolith the owner again first",
+        )
+
+
+async def _plan(
+    config: Config, monolith: Session, service: Session, *, is_dropping: bool
+) -> list[str]:
+    steps = [
+        f"remove trigger {each.name} from {each.table} on the {session.side}"
+        for session in (monolith, service)
+        for each in await catalog.read_own_triggers(session)
+        if not each.is_clone
+    ]
+    steps += [
+        f"drop schema ordermigrate on the {session.side}"
+        for session in (monolith, service)
+        if (await session.fetch_one("sides", "has_schema")).is_there
+    ]
+    if await ledger.has_objects(service):
+        steps.extend(
+            f"drop {each.target} on the service"
+            if is_dropping
+            else f"bring back what was off on {each.target}"
+            for each in config.tables
+        )
+    return steps
+
+
+async def _clear_monolith(monolith: Session, config: Config) -> None:
+    """Remove capture, then our schema; nobody's write waits longer than a moment."""
+    tables = await _read_present(monolith, [each.name for each in config.tables])
+    await capture.remove(monolith, tables, await catalog.read_own_triggers(monolith))
+    async with monolith.transaction():
+        await sides.remove(monolith)
+
+
+async def _clear_service(
+    config: Config, service: Session, reporter: Reporter, *, is_dropping: bool
+) -> list[str]:
+    """Drop the family's tables, or bring back what was off and take the fence down."""
+    tables = await _read_present(service, [each.target for each in config.tables])
+    if is_dropping:
+        async with service.transaction():
+            for table in tables:
+                await service.run(
+                    sql.SQL("DROP TABLE {}").format(table.name.sql).as_string(None)
+                    if not table.incoming_keys
+                    else sql.SQL("DROP TABLE {} CASCADE").format(table.name.sql).as_string(None)
+                )
+            await sides.remove(service)
+        return []
+    await indexes.restore(config, Side.SERVICE, reporter)
+    async with service.transaction():
+        await service.set_local("statement_timeout", "0")
+        await sides.show_pass(service)
+        notes = await indexes.unsilence(service)
+        await fence.remove(service, await catalog.read_own_triggers(service))
+        await sides.remove(service)
+    return notes
+
+
+async def _read_present(session: Session, names: Sequence[TableName]) -> list[Table]:
+    found = await catalog.find_tables(session, names)
+    present = [each.name for each in found if each.oid is not None]
+    return list((await catalog.read_tables(session, present)).values()) if present else []

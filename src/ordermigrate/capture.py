@@ -1,0 +1,215 @@
+"""Capture: triggers on the hot side that write the key of every changed row into a change log.
+
+The write and its entry commit together. This is the dual write, without the ways in which a second
+write by the application could be lost. The trigger per row costs short transactions least; it
+fires for whatever writes a row, for a write straight into a partition too, and comes to later
+partitions by itself. It fires always, whatever the session's replication role. A TRUNCATE leaves a
+mark instead of keys: what a statement of an older snapshot would read of the table need not be all
+that goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from ordermigrate import change_logs, locks
+from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog
+from ordermigrate.control import Session
+from ordermigrate.errors import Refused
+from ordermigrate.model import Leaf, OwnTrigger, Table, TableName
+
+PREFIX = "ordermigrate_capture_"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A trigger that belongs on a table or one of its parts."""
+
+    table: TableName
+    kind: str
+    mark: str = ""
+
+    @property
+    def name(self) -> str:
+        return PREFIX + self.kind
+
+
+def _wanted(table: Table) -> Iterator[_Wanted]:
+    """Yield the triggers that capture a table; clones on partitions come by themselves."""
+    if table.is_partitioned:
+        yield _Wanted(table.name, "row")
+        yield _Wanted(table.name, "truncate", TRUNCATED)
+        for leaf in table.leaves:
+            yield _Wanted(leaf.name, "truncate", COMPARE)
+        return
+    has_children = len(table.leaves) > 1
+    for leaf in table.leaves:
+        yield _Wanted(leaf.name, "row")
+        yield _Wanted(leaf.name, "truncate", COMPARE if has_children else TRUNCATED)
+
+
+def find_gaps(tables: Iterable[Table], triggers: Sequence[OwnTrigger]) -> list[str]:
+    """Say in sentences which capture triggers are missing or do not fire; empty where all do."""
+    there = {(each.table, each.name): each for each in triggers}
+    said: list[str] = []
+    for table in tables:
+        for wanted in _wanted(table):
+            found = there.get((wanted.table, wanted.name))
+            if found is None:
+                said.append(f"trigger {wanted.name} on {wanted.table} is missing")
+        names = {table.name, *(leaf.name for leaf in table.leaves)}
+        said.extend(
+            f"trigger {each.name} on {each.table} does not fire always"
+            for each in triggers
+            if each.table in names and each.name.startswith(PREFIX) and each.enabled != "A"
+        )
+    return said
+
+
+async def install(
+    session: Session, tables: Sequence[Table], triggers: Sequence[OwnTrigger]
+) -> list[str]:
+    """Capture the tables, or mend what is missing; return what was done, in sentences.
+
+    Logs and functions are made first, at leisure; only the triggers need a lock on the tables, for
+    a moment in which nobody is writing to them.
+
+    Args:
+        session: On the hot side.
+        tables: The family as it is there.
+        triggers: Our triggers as they are there.
+
+    Raises:
+        LockTimeout: There was no such moment.
+        Refused: A subscription writes to one of the tables.
+
+    """
+    await require_no_subscription(session, tables)
+    logs: dict[TableName, ChangeLog] = {}
+    async with session.transaction():
+        for table in tables:
+            logs[table.name] = await change_logs.create(session, table)
+            await _create_functions(session, logs[table.name])
+    fine = {(each.table, each.name) for each in triggers if each.enabled == "A"}
+    missing = [
+        (table, wanted)
+        for table in tables
+        for wanted in _wanted(table)
+        if (wanted.table, wanted.name) not in fine
+    ]
+    if not missing and not find_gaps(tables, triggers):
+        return []
+    names = [table.name for table in tables]
+    async with locks.excluding_writers(session, names):
+        known = {(each.table, each.name) for each in triggers}
+        for table, wanted in missing:
+            if (wanted.table, wanted.name) not in known:
+                await _create_trigger(session, wanted, logs[table.name])
+            await _fire_always(session, wanted.table, wanted.name)
+        for each in triggers:
+            if each.name.startswith(PREFIX) and each.enabled != "A":
+                await _fire_always(session, each.table, each.name)
+    return [f"capture writes to {table.name}" for table in dict.fromkeys(t for t, _ in missing)]
+
+
+async def cover_leaf(session: Session, table: Table, leaf: Leaf) -> None:
+    """Take a part that was added to a table into the capture: its trigger, and all its keys.
+
+    The triggers per row came with it. Rows that it held before are in no log, so all its keys go
+    into it; if it was emptied meanwhile, what went has to be found by comparing keys.
+    """
+    (log,) = [each for each in await change_logs.read_all(session) if each.table == str(table.name)]
+    async with locks.excluding_writers(session, [leaf.name]):
+        file = await session.fetch_one("catalog", "read_filenode", leaf.oid)
+        for wanted in _wanted(table):
+            if wanted.table == leaf.name:
+                await _drop_trigger(session, wanted.table, wanted.name)
+                await _create_trigger(session, wanted, log)
+                await _fire_always(session, wanted.table, wanted.name)
+    async with session.transaction():
+        await session.set_local("statement_timeout", "0")
+        await change_logs.add_rows_of_leaf(session, log, leaf.name)
+        if file.filenode != leaf.oid:  # it has not got its first file any more
+            await change_logs.add_mark(session, log, COMPARE)
+
+
+async def remove(session: Session, tables: Sequence[Table], triggers: Sequence[OwnTrigger]) -> None:
+    """Take our triggers off the tables; functions and logs go with the schema.
+
+    Raises:
+        LockTimeout: There was no moment in which nobody used the tables.
+
+    """
+    ours = [each for each in triggers if not each.is_clone]
+    if not ours:
+        return
+    # Those that are not on the family any more, such as a detached partition's, included.
+    names = list(dict.fromkeys([*(t.name for t in tables), *(each.table for each in ours)]))
+    async with locks.excluding_writers(session, names, is_exclusive=True):
+        for each in ours:
+            await _drop_trigger(session, each.table, each.name)
+
+
+async def require_no_subscription(session: Session, tables: Sequence[Table]) -> None:
+    """Raise `Refused` where a subscription writes to a table: nobody could fence it off later."""
+    oids = [table.oid for table in tables]
+    oids += [leaf.oid for table in tables for leaf in table.leaves]
+    found = await session.fetch_all("capture", "find_subscriptions", oids)
+    if found:
+        said = [f"{row.subscription} writes to {row.relation}" for row in found]
+        raise Refused(
+            f"Subscriptions write to the {session.side}'s tables: {'; '.join(said)}",
+            wanted="Tables that applications write to: a subscription would stop at the fence when "
+            "the owner changes, and what its publisher has done meanwhile would be nowhere",
+            todo="Migrate from the server that the subscription reads from, or drop it",
+            findings=said,
+        )
+
+
+def _function(log: ChangeLog, what: str) -> sql.Identifier:
+    return sql.Identifier("ordermigrate", f"capture_{log.number}_{what}")
+
+
+def _key(log: ChangeLog, row: str) -> sql.Composed:
+    """Return the table's key columns of one of the trigger's rows."""
+    return sql.SQL(", ").join(
+        sql.SQL("{}.{}").format(sql.SQL(row), sql.Identifier(name)) for name in log.key
+    )
+
+
+async def _create_functions(session: Session, log: ChangeLog) -> None:
+    for what in ("row", "truncate"):
+        await session.fetch_all(
+            "capture",
+            f"create_log_{what}",
+            function=_function(log, what),
+            log=log.name,
+            log_key=sql.SQL(", ").join(map(sql.Identifier, log.columns)),
+            old_key=_key(log, "OLD"),
+            new_key=_key(log, "NEW"),
+        )
+        await session.fetch_all("capture", "keep_function_private", function=_function(log, what))
+
+
+async def _create_trigger(session: Session, wanted: _Wanted, log: ChangeLog) -> None:
+    await session.fetch_all(
+        "capture",
+        f"create_{wanted.kind}_trigger",
+        trigger=sql.Identifier(wanted.name),
+        table=wanted.table.sql,
+        function=_function(log, wanted.kind),
+        mark=sql.Literal(wanted.mark),
+    )
+
+
+async def _fire_always(session: Session, table: TableName, name: str) -> None:
+    await session.fetch_all("capture", "fire_always", table=table.sql, trigger=sql.Identifier(name))
+
+
+async def _drop_trigger(session: Session, table: TableName, name: str) -> None:
+    await session.fetch_all(
+        "capture", "drop_trigger", table=table.sql, trigger=sql.Identifier(name)
+    )

@@ -1,0 +1,156 @@
+"""The change logs: which keys were written on the hot side, and how they are taken off.
+
+A write and its entry commit together, so an entry is visible at just those snapshots at which the
+write is. Entries hold no values: the state of a row is read from its table. Times are for people;
+nothing is ordered by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from ordermigrate import queries
+from ordermigrate.control import Session
+from ordermigrate.model import Table, TableName
+
+TRUNCATED = "truncated"
+COMPARE = "compare"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeLog:
+    """The log of one table: its number in the database, and the source's key columns."""
+
+    number: int
+    table: str
+    key: tuple[str, ...]
+
+    @property
+    def name(self) -> sql.Identifier:
+        """The log's own name, ready to be put into a statement."""
+        return sql.Identifier("ordermigrate", f"change_log_{self.number}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log's key columns, in the order of the table's."""
+        return tuple(f"k{place}" for place in range(1, len(self.key) + 1))
+
+    def compose(self, block: str, **parts: sql.Composable) -> str:
+        """Return a block of change_logs.sql about this log."""
+        return queries.compose("change_logs", block, log=self.name, **parts)
+
+    def entries(self, part: sql.Composable) -> sql.Composed:
+        """Return a query for the distinct keys in a part of the log, named as in the table."""
+        return sql.SQL("SELECT DISTINCT {} FROM {} AS l WHERE l.k1 IS NOT NULL AND {}").format(
+            sql.SQL(", ").join(
+                sql.SQL("l.{} AS {}").format(sql.Identifier(mine), sql.Identifier(theirs))
+                for mine, theirs in zip(self.columns, self.key, strict=True)
+            ),
+            self.name,
+            part,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits in one log: entries, marks among them, and the age of the oldest in seconds."""
+
+    number: int
+    changes: int
+    marks: int
+    age_seconds: float | None
+
+
+ALL = sql.SQL("true")
+
+
+def before_block(block: int) -> sql.Composed:
+    """Return the condition for the entries that stand before a block of the log."""
+    return sql.SQL("l.ctid < {}::tid").format(sql.Literal(f"({block},0)"))
+
+
+async def create(session: Session, table: Table) -> ChangeLog:
+    """Give a table a log, in the caller's transaction; safe to repeat."""
+    await session.fetch_all("change_logs", "create_capture")
+    await session.fetch_all(
+        "change_logs", "insert_capture", str(table.name), list(table.primary_key)
+    )
+    (log,) = [each for each in await read_all(session) if each.table == str(table.name)]
+    types = [column.type_name for name in log.key if (column := table.column(name)) is not None]
+    columns = sql.SQL(", ").join(
+        sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_name))
+        for name, type_name in zip(log.columns, types, strict=True)
+    )
+    await session.run(log.compose("create_log", columns=columns))
+    return log
+
+
+async def read_all(session: Session) -> list[ChangeLog]:
+    """Return the logs of this database; none where nothing is captured."""
+    if not (await session.fetch_one("change_logs", "has_capture")).has_capture:
+        return []
+    return [
+        ChangeLog(row.number, row.table_name, tuple(row.key_columns))
+        for row in await session.fetch_all("change_logs", "read_captures")
+    ]
+
+
+def measure_query(logs: Sequence[ChangeLog]) -> str:
+    """Return one query that measures all logs at the same moment."""
+    return " UNION ALL ".join(
+        log.compose("measure_log", number=sql.Literal(log.number)) for log in logs
+    )
+
+
+async def measure(session: Session, logs: Sequence[ChangeLog]) -> list[Waiting]:
+    """Return what waits in each log."""
+    if not logs:
+        return []
+    return [Waiting(*row) for row in await session.run(measure_query(logs))]
+
+
+async def add_mark(session: Session, log: ChangeLog, mark: str) -> None:
+    """Put a mark into a log."""
+    await session.run(log.compose("add_mark"), mark)
+
+
+async def add_rows_of_leaf(session: Session, log: ChangeLog, leaf: TableName) -> None:
+    """Put the keys of all rows of one part of a table into its log."""
+    await session.run_long(
+        log.compose(
+            "add_rows_of_leaf",
+            log_key=sql.SQL(", ").join(map(sql.Identifier, log.columns)),
+            key=sql.SQL(", ").join(map(sql.Identifier, log.key)),
+            leaf=leaf.sql,
+        )
+    )
+
+
+async def add_keys(
+    session: Session, log: ChangeLog, table: Table, keys: Sequence[Sequence[str | None]]
+) -> None:
+    """Put keys, given as texts, into a log, so that the next round looks at their rows.
+
+    Raises:
+        Refused: A text is no value of the key's type.
+
+    """
+    types = [column.type_name for name in log.key if (column := table.column(name)) is not None]
+    names = [sql.Identifier(name) for name in log.columns]
+    await session.run(
+        log.compose(
+            "add_keys",
+            log_key=sql.SQL(", ").join(names),
+            casts=sql.SQL(", ").join(
+                sql.SQL("given.{}::{}").format(name, sql.SQL(type_name))
+                for name, type_name in zip(names, types, strict=True)
+            ),
+            arrays=sql.SQL(", ").join(
+                sql.SQL(f"${place}::text[]") for place in range(1, len(names) + 1)
+            ),
+        ),
+        *(list(column) for column in zip(*keys, strict=True)),
+    )

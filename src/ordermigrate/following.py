@@ -1,0 +1,186 @@
+"""Standing on both sides of a migration whose copy is complete, and running rounds there.
+
+Sync and validation do so; a third may join. What ends a line without harm (a lost connection, a
+table that has changed, an ALTER TABLE that we make way for) has it opened anew, with everything
+looked at again, until the retry deadline has passed without anything going well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ordermigrate import catalog, db, gates, ledger, preflight, rounds, sides, sync
+from ordermigrate.config import Config
+from ordermigrate.control import Session
+from ordermigrate.digest import Algorithm
+from ordermigrate.errors import LockTimeout, OrdermigrateError, Refused
+from ordermigrate.ledger import Run
+from ordermigrate.locks import GaveWay
+from ordermigrate.model import Side, TableMap
+from ordermigrate.phases import Phase
+from ordermigrate.progress import Following, Reporter, SyncWaits
+from ordermigrate.rounds import Line, PartCollides, StructureChanged
+from ordermigrate.sqlstates import ConnectionLost
+from ordermigrate.sync import Tally
+
+STANDBY_SECONDS = 1.0
+_LONGEST_WAIT = 5.0
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Footing:
+    """Both sides, the run and the family, as they were when the line was opened."""
+
+    monolith: Session
+    service: Session
+    run: Run
+    maps: list[TableMap]
+    line: Line
+
+
+@contextlib.asynccontextmanager
+async def stand(
+    config: Config, command: str, reporter: Reporter, *, is_adopting: bool = False
+) -> AsyncIterator[Footing]:
+    """Open both sides and a line between them, after the gates that every round needs."""
+    async with db.open_pair(config, command) as (monolith, service):
+        run = await require_copied(monolith, service)
+        await catalog.require_tables(monolith, [each.name for each in config.tables])
+        await catalog.require_tables(service, [each.target for each in config.tables])
+        await preflight.require_rights(monolith, service, config.tables)
+        maps = await gates.read_maps(config, monolith, service)
+        preflight.require_followable(config.tables)
+        row = await sides.read(service)
+        if row is None:
+            message = "a run without its side row"
+            raise AssertionError(message)
+        algorithm = await choose_algorithm(monolith, service)
+        await sync.settle(monolith, service, maps, reporter, is_adopting=is_adopting)
+        async with rounds.open_line(
+            config, (monolith, service), maps, run.run, row.epoch, algorithm, reporter
+        ) as line:
+            yield Footing(monolith, service, run, maps, line)
+
+
+async def require_copied(monolith: Session, service: Session) -> Run:
+    """Return the run, or raise `Refused` unless its copy is complete."""
+    run = await gates.read_run(monolith, service)
+    if run is None or run.phase not in {Phase.COPIED, Phase.SYNCING}:
+        phase = run.phase if run else Phase.NEW
+        raise Refused(
+            f"The migration is in phase {phase}: the copy is not complete",
+            wanted="Every row of the copy's snapshot on the service; what was written since is "
+            "then applied to it",
+            todo="Run `ordermigrate copy` first",
+        )
+    return run
+
+
+async def choose_algorithm(monolith: Session, service: Session) -> Algorithm:
+    """Return the digest by which rounds verify what they write: MD5 where both sides allow it."""
+    for session in (monolith, service):
+        try:
+            await session.fetch_one("validate", "probe_md5")
+        except ConnectionLost:
+            raise
+        except OrdermigrateError:
+            return Algorithm.SHA256
+    return Algorithm.MD5
+
+
+async def persist(
+    config: Config,
+    tally: Tally,
+    stop: asyncio.Event,
+    reporter: Reporter,
+    work: Callable[[], Awaitable[_T]],
+) -> _T | None:
+    """Do work that opens a line of its own, again and again until it ends or makes no headway.
+
+    Returns None where `stop` was set while it waited.
+
+    Raises:
+        OrdermigrateError: The last failure, once nothing has gone well for
+            `limits.retry_deadline_seconds`; any that another try cannot mend, at once.
+
+    """
+    loop = asyncio.get_running_loop()
+    tally.alive_at = loop.time()
+    failures = 0
+    while True:
+        alive_at = tally.alive_at
+        try:
+            return await work()
+        except PartCollides:
+            tally.takes_all = True
+        except StructureChanged as changed:
+            if failures and tally.alive_at == alive_at and _is_over(config, tally):
+                raise _explain_unrest(changed) from None
+            failures += 1
+            reporter.report(SyncWaits(str(changed)))
+        except (ConnectionLost, GaveWay, LockTimeout) as lost:
+            if tally.alive_at != alive_at:
+                failures = 0
+            if _is_over(config, tally):
+                raise
+            failures += 1
+            reporter.report(SyncWaits(lost.fact))
+        pause = min(0.1 * 2**failures, _LONGEST_WAIT) if failures else 0.0
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)
+        if stop.is_set():
+            return None
+
+
+def _is_over(config: Config, tally: Tally) -> bool:
+    now = asyncio.get_running_loop().time()
+    return now - tally.alive_at > config.limits.retry_deadline_seconds
+
+
+def _explain_unrest(changed: StructureChanged) -> Refused:
+    return Refused(
+        f"Again and again, {changed} between two looks at them",
+        wanted="A moment without DDL on the family's tables",
+        todo=f"See what changes them on the {changed.side}; then run the command again",
+    )
+
+
+async def take_sync_lock(service: Session, stop: asyncio.Event, reporter: Reporter) -> bool:
+    """Wait as a standby until no other sync is at work; False if told to stop meanwhile."""
+    is_told = False
+    while not (await service.fetch_one("sessions", "try_sync_lock")).is_ours:
+        if not is_told:
+            reporter.report(SyncWaits("another sync is at work; standing by"))
+            is_told = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), STANDBY_SECONDS)
+        if stop.is_set():
+            return False
+    return True
+
+
+async def run_sync(
+    config: Config,
+    tally: Tally,
+    stop: asyncio.Event,
+    reporter: Reporter,
+    is_enough: Callable[[Tally], bool],
+    *,
+    is_adopting: bool,
+) -> Run | None:
+    """Follow the source over one set of connections, until enough, stopped, or cut off."""
+    async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
+        if not await take_sync_lock(standby, stop, reporter):
+            return None
+        async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
+            run = footing.run
+            if run.phase is Phase.COPIED:
+                run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
+            reporter.report(Following(run.run))
+            await sync.follow(footing.line, tally, stop, reporter, is_enough)
+            return run

@@ -1,0 +1,191 @@
+"""Validation of a migration: aligned with the writes that go on, recorded, and repaired if wanted.
+
+Both sides have to be read as of the same moment. A round is run; before it commits, the scanner on
+the source takes over its snapshot; and before another round can begin, the one on the target takes
+its own. Both see frozen states that are to be equal, while writers write and sync goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ordermigrate import (
+    catalog,
+    change_logs,
+    db,
+    following,
+    gates,
+    ledger,
+    preflight,
+    scanning,
+    sync,
+)
+from ordermigrate import validate as validation
+from ordermigrate.config import Config
+from ordermigrate.control import Session
+from ordermigrate.digest import Algorithm
+from ordermigrate.errors import Refused
+from ordermigrate.following import Footing
+from ordermigrate.ledger import Run
+from ordermigrate.model import Side, TableMap
+from ordermigrate.outcomes import Validation, describe_table
+from ordermigrate.phases import Phase
+from ordermigrate.progress import Repairing, Reporter
+from ordermigrate.stream_sessions import StreamSession
+from ordermigrate.sync import Tally
+from ordermigrate.verdicts import Verdict
+
+
+@dataclass(slots=True)
+class _Repairs:
+    """Puts keys of differing rows into the source's logs, and counts them."""
+
+    control: Session
+    logs: dict[str, change_logs.ChangeLog]
+    reporter: Reporter
+    rows: dict[str, int] = field(default_factory=dict)
+
+    async def add(self, table: TableMap, keys: Sequence[Sequence[str | None]]) -> None:
+        """Have the next round look at some rows."""
+        await change_logs.add_keys(self.control, self.logs[table.label], table.source, keys)
+        self.rows[table.label] = self.rows.get(table.label, 0) + len(keys)
+        self.reporter.report(Repairing(table.label, self.rows[table.label]))
+
+
+async def validate(
+    config: Config,
+    reporter: Reporter,
+    *,
+    algorithm: Algorithm | None,
+    max_differences: int,
+    is_repairing: bool,
+) -> Validation:
+    """Compare both sides; see `migration.validate`."""
+    async with db.open_pair(config, "validate") as (monolith, service):
+        run = await gates.read_run(monolith, service)
+        is_following = run is not None and run.phase in {Phase.COPIED, Phase.SYNCING}
+        if is_repairing and not is_following:
+            raise Refused(
+                "Only a migration whose copy is complete can be repaired",
+                wanted="Change logs, and rounds that apply them",
+                todo="Run `ordermigrate copy` first, or leave --repair out",
+            )
+    if is_repairing and algorithm is None:
+        algorithm = Algorithm.MD5
+    if not is_following:
+        return await _validate_still(config, reporter, algorithm, max_differences)
+    stop, tally = asyncio.Event(), Tally()
+
+    async def work() -> Validation:
+        async with following.stand(config, "validate", reporter) as footing:
+            return await _validate_aligned(
+                config, footing, reporter, algorithm, max_differences, is_repairing=is_repairing
+            )
+
+    done = await following.persist(config, tally, stop, reporter, work)
+    if done is None:
+        message = "nobody could have stopped it"
+        raise AssertionError(message)
+    return done
+
+
+async def _validate_still(
+    config: Config, reporter: Reporter, algorithm: Algorithm | None, max_differences: int
+) -> Validation:
+    """Compare two sides between which no rounds run, each as it is at the moment."""
+    async with db.open_pair(config, "validate") as (monolith, service):
+        run = await gates.read_run(monolith, service)
+        await catalog.require_tables(monolith, [each.name for each in config.tables])
+        await catalog.require_tables(service, [each.target for each in config.tables])
+        await preflight.require_visible_rows(monolith, service, config.tables)
+        maps = await gates.read_maps(config, monolith, service)
+        scanners = await validation.open_scanners((monolith, service), maps, config.limits)
+        async with db.opened(config, Side.MONOLITH, "validate: watch") as watcher:
+            verdict = await validation.compare(
+                scanners,
+                monolith,
+                watcher,
+                maps,
+                reporter,
+                algorithm=algorithm,
+                max_differences=max_differences,
+            )
+        number = await _record(service, run, verdict) if run is not None else None
+    return Validation(run.run if run else None, run.phase if run else Phase.NEW, verdict, number)
+
+
+async def _validate_aligned(
+    config: Config,
+    footing: Footing,
+    reporter: Reporter,
+    algorithm: Algorithm | None,
+    max_differences: int,
+    *,
+    is_repairing: bool,
+) -> Validation:
+    repairs = _Repairs(footing.monolith, footing.line.logs, reporter)
+    repaired = 0
+    while True:
+        scanners = await _align(config, footing, reporter)
+        verdict = await validation.compare(
+            scanners,
+            footing.monolith,
+            footing.line.watcher,
+            footing.maps,
+            reporter,
+            algorithm=algorithm,
+            max_differences=max_differences,
+            repair=repairs.add if is_repairing and not repaired else None,
+        )
+        number = await _record(footing.service, footing.run, verdict)
+        rows = sum(repairs.rows.values())
+        if not rows or repaired:
+            return Validation(
+                footing.run.run, footing.run.phase, verdict, number, repaired_rows=repaired
+            )
+        # The next round applies them, and the next verdict tells whether that was all.
+        repaired = rows
+
+
+async def _align(config: Config, footing: Footing, reporter: Reporter) -> list[StreamSession]:
+    """Open a scanner on each side, both as of the snapshot of one round."""
+    line, limits = footing.line, config.limits
+    sources, targets = validation.tables_of(footing.maps)
+    scanners: list[StreamSession] = []
+
+    async def take_over(snapshot: str) -> None:
+        names = [table.name for table in sources]
+        scanners.append(await scanning.open_scanner(footing.monolith, names, limits, snapshot))
+
+    try:
+        await line.target.fetch_one("rounds", "hold_turn")
+        try:
+            await sync.run_whole(line, reporter, take_over)
+            names = [table.name for table in targets]
+            scanners.append(await scanning.open_scanner(footing.service, names, limits))
+        finally:
+            with contextlib.suppress(Exception):  # it goes with the session, too
+                await line.target.fetch_one("rounds", "release_turn")
+        for session, tables in zip(
+            (footing.monolith, footing.service), (sources, targets), strict=True
+        ):
+            await catalog.require_unchanged(session, tables)
+    except BaseException:
+        for scanner in scanners:
+            scanner.terminate()
+        raise
+    return scanners
+
+
+async def _record(service: Session, run: Run, verdict: Verdict) -> int:
+    return await ledger.record_validation(
+        service,
+        run.run,
+        "equal" if verdict.is_equal else "different",
+        verdict.algorithm,
+        [describe_table(each) for each in verdict.tables],
+        verdict.seconds,
+    )

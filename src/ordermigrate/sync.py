@@ -1,0 +1,316 @@
+"""Sync: rounds, one after the other, for as long as wanted.
+
+Under load a round follows at once; when nothing is waiting, a look five times a second is all that
+the databases notice. A backlog too large for one round is taken in parts. Connections that are
+lost are opened anew. Before the first round, and whenever the catalogs say something else than
+before, both sides are compared with what is on record of them: what can be dealt with is, and what
+would make a row's meaning doubtful stops sync, with nothing applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ordermigrate import capture, catalog, change_logs, fence, fingerprints, ledger, rounds, sides
+from ordermigrate.control import Session
+from ordermigrate.errors import Refused
+from ordermigrate.model import OwnTrigger, Table, TableMap
+from ordermigrate.progress import (
+    Quiet,
+    Reporter,
+    RoundApplied,
+    StructureSettled,
+    ValidationVoided,
+)
+from ordermigrate.rounds import Line, Round
+
+IDLE_SECONDS = 0.2
+# Between two rounds under load, so that a few writes a second do not make a round each.
+BREATH_SECONDS = 0.02
+MAX_CHANGES = 250_000
+_MEND = "`ordermigrate prepare` mends it; then prove what was not captured with "
+_PROVE = "`ordermigrate validate --checksums --repair`"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What sync has done since it was started."""
+
+    rounds: int = 0
+    changes: int = 0
+    written: int = 0
+    deleted: int = 0
+    is_caught_up: bool = False
+    # A part of the backlog could not be applied by itself.
+    takes_all: bool = False
+    # When something last went well, by the event loop's clock.
+    alive_at: float = field(default=0.0)
+
+    def add(self, done: Round) -> None:
+        """Count a round."""
+        self.rounds += 1
+        self.changes += done.changes
+        self.written += done.written
+        self.deleted += done.deleted
+        self.is_caught_up = done.is_complete
+        self.takes_all = False
+
+
+async def follow(
+    line: Line,
+    tally: Tally,
+    stop: asyncio.Event,
+    reporter: Reporter,
+    is_enough: Callable[[Tally], bool],
+) -> None:
+    """Run rounds until `stop` is set or `is_enough` says so, always after a whole round.
+
+    Raises:
+        StructureChanged: The tables have to be looked at again.
+        OrdermigrateError: As `rounds.run_round`.
+
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        begun = loop.time()
+        if await is_quiet(line):
+            tally.is_caught_up = True
+            reporter.report(Quiet())
+            pause = IDLE_SECONDS
+        else:
+            done = await rounds.run_round(
+                line, max_changes=None if tally.takes_all else MAX_CHANGES
+            )
+            tally.add(done)
+            report(done, reporter)
+            pause = 0.0 if done.remaining else max(BREATH_SECONDS, loop.time() - begun)
+        tally.alive_at = loop.time()
+        if stop.is_set() or is_enough(tally):
+            return
+        if pause:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(pause, IDLE_SECONDS))
+        if stop.is_set():
+            return
+
+
+def report(done: Round, reporter: Reporter) -> None:
+    """Tell the reporter of a round."""
+    reporter.report(
+        RoundApplied(
+            done.number,
+            done.changes,
+            done.remaining,
+            done.written,
+            done.deleted,
+            done.lag_seconds,
+            done.seconds,
+        )
+    )
+    if done.is_timeline_new:
+        reporter.report(ValidationVoided("a server's timeline has changed"))
+
+
+async def is_quiet(line: Line) -> bool:
+    """Whether the source's logs are empty and the catalogs as they were: no round is needed.
+
+    Raises:
+        StructureChanged: The catalog says something else.
+
+    """
+    waiting = await change_logs.measure(line.control, list(line.logs.values()))
+    if any(each.changes for each in waiting):
+        return False
+    for session in (line.control, line.book):
+        if (
+            await rounds.read_version(session, line.oids[session.side])
+            != line.versions[session.side]
+        ):
+            raise rounds.StructureChanged(session.side)
+    return True
+
+
+async def run_whole(
+    line: Line, reporter: Reporter, before_commit: Callable[[str], Awaitable[None]] | None = None
+) -> Round:
+    """Run rounds until little is left, then one over all that is waiting."""
+    while True:
+        waiting = await change_logs.measure(line.control, list(line.logs.values()))
+        if sum(each.changes for each in waiting) <= MAX_CHANGES:
+            done = await rounds.run_round(line, before_commit=before_commit)
+            report(done, reporter)
+            return done
+        report(await rounds.run_round(line, max_changes=MAX_CHANGES), reporter)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one side is at the moment."""
+
+    tables: list[Table]
+    triggers: list[OwnTrigger]
+
+    def describe(self) -> dict[str, Any]:
+        return fingerprints.describe_side(self.tables, self.triggers)
+
+
+async def _see(session: Session, tables: Sequence[Table]) -> _Seen:
+    names = [table.name for table in tables]
+    found = await catalog.read_tables(session, names)
+    return _Seen(list(found.values()), await catalog.read_own_triggers(session))
+
+
+async def settle(
+    hot: Session,
+    cold: Session,
+    maps: Sequence[TableMap],
+    reporter: Reporter,
+    *,
+    is_adopting: bool = False,
+) -> None:
+    """Compare both sides with what is on record of them, and deal with what has changed.
+
+    Args:
+        hot: A session on the side that is captured.
+        cold: A session on the other, whose database holds the ledger.
+        maps: The family as it is now.
+        reporter: Whom to tell.
+        is_adopting: Go on with tables that have changed; what was proved is void then.
+
+    Raises:
+        Refused: Rows may have changed in a way that no log tells.
+
+    """
+    void: list[str] = []
+    found: list[str] = []
+    known = await ledger.read_structure(cold, hot.side)
+    seen = await _see(hot, [each.source for each in maps])
+    if known is not None:
+        now = await _settle_source(hot, seen, known, void, found, is_adopting=is_adopting)
+    else:
+        now = seen.describe()
+    was = await ledger.read_structure(cold, cold.side)
+    await _settle_target(cold, [each.target for each in maps], was, void, found)
+    async with cold.transaction():
+        for reason in void:
+            await ledger.void_validations(cold, reason)
+        await ledger.note_structure(cold, hot.side, now)
+        there = await _see(cold, [each.target for each in maps])
+        await ledger.note_structure(cold, cold.side, there.describe())
+    if found:
+        reporter.report(StructureSettled(tuple(found)))
+    for reason in void:
+        reporter.report(ValidationVoided(reason))
+
+
+async def _settle_source(
+    hot: Session,
+    seen: _Seen,
+    known: dict[str, Any],
+    void: list[str],
+    found: list[str],
+    *,
+    is_adopting: bool,
+) -> dict[str, Any]:
+    now = seen.describe()
+    changes = fingerprints.compare_sides(known, now)
+    added = {part for _, part in changes.parts_added}
+    gaps = [
+        gap
+        for gap in capture.find_gaps(seen.tables, seen.triggers)
+        if gap.partition(" on ")[2].partition(" is missing")[0] not in added
+    ]
+    if gaps:
+        raise Refused(
+            f"Capture on the {hot.side} has gaps: {'; '.join(gaps)}",
+            wanted="Every write to the family in the change logs",
+            todo=_MEND + _PROVE,
+            findings=gaps,
+        )
+    if changes.drift and not is_adopting:
+        raise Refused(
+            f"The {hot.side}'s tables have changed: {'; '.join(changes.drift)}",
+            wanted="The columns and keys with which the rows were copied: a change of definition "
+            "can change rows without a trace in the logs",
+            todo="Undo the change; or make the same one on the service, run `ordermigrate sync "
+            f"--adopt`, and then {_PROVE}",
+            findings=changes.drift,
+        )
+    await capture.require_no_subscription(hot, seen.tables)
+    by_name = {str(table.name): table for table in seen.tables}
+    logs = {log.table: log for log in await change_logs.read_all(hot)}
+    covered: set[str] = set()
+    for name, part in changes.parts_added:
+        table = by_name[name]
+        if not table.is_partitioned:
+            raise Refused(
+                f"{part} now inherits from {name} on the {hot.side}",
+                wanted="The tables as they were when capture was installed",
+                todo=f"ALTER TABLE {part} NO INHERIT {name}, or begin anew with "
+                "`ordermigrate copy --restart`",
+            )
+        (leaf,) = [each for each in table.leaves if str(each.name) == part]
+        await capture.cover_leaf(hot, table, leaf)
+        covered.add(part)
+        found.append(f"{part} was attached to {name}: all its keys are in the log now")
+    for name in sorted({name for name, _ in changes.parts_gone}):
+        async with hot.transaction():
+            await change_logs.add_mark(hot, logs[name], change_logs.COMPARE)
+        parts = ", ".join(part for table, part in changes.parts_gone if table == name)
+        found.append(f"{parts} is not a part of {name} any more: its keys will be compared")
+        void.append(f"{parts} was detached from {name}")
+    void.extend((*changes.drift, *changes.rewritten, *changes.triggers))
+    if covered:
+        # Of all else, what was seen before counts: a switch since then is still to be noticed.
+        later = (await _see(hot, seen.tables)).describe()
+        for name, trigger in later["triggers"].items():
+            if name.partition(" on ")[2] in covered:
+                now["triggers"][name] = trigger
+    return now
+
+
+async def _settle_target(
+    cold: Session,
+    tables: Sequence[Table],
+    known: dict[str, Any] | None,
+    void: list[str],
+    found: list[str],
+) -> None:
+    seen = await _see(cold, tables)
+    family = frozenset(table.name for table in tables)
+    active = [
+        f"trigger {trigger.name} on {table.name}"
+        for table in seen.tables
+        for trigger in table.triggers
+        if trigger.enabled != "D"
+    ]
+    active += [
+        f"foreign key {key.name} on {table.name}"
+        for table in seen.tables
+        for key in table.foreign_keys_by_scope(family)["within"]
+    ]
+    if active:
+        raise Refused(
+            f"On the {cold.side} there is what would act on applied rows: {'; '.join(active)}",
+            wanted="Triggers off, and foreign keys inside the family dropped, until this side owns "
+            "the tables; each is on record and comes back then",
+            todo="Run `ordermigrate prepare`, which records them and switches them off; then go on",
+            findings=active,
+        )
+    gaps = fence.find_gaps(seen.tables, seen.triggers)
+    if gaps:
+        row = await sides.read(cold)
+        if row is None:
+            message = "a cold side without its row"
+            raise AssertionError(message)
+        async with cold.transaction():
+            await fence.install(cold, seen.tables, seen.triggers, row.pass_word, has_rows=True)
+        found.append(f"the fence on the {cold.side} was mended: {'; '.join(gaps)}")
+        void.append(f"the fence on the {cold.side} was down: {'; '.join(gaps)}")
+    if known is not None:
+        changes = fingerprints.compare_sides(known, seen.describe())
+        void.extend((*changes.drift, *(each for each in changes.triggers if not gaps)))
