@@ -19,8 +19,6 @@ from ordermigrate.model import Side, Table, TableName
 from ordermigrate.outcomes import Cancellation
 from ordermigrate.progress import Cancelled, Reporter
 
-INTENT = {"cancel": True}
-
 
 async def cancel(
     config: Config, reporter: Reporter, *, is_dropping: bool, is_dry_run: bool
@@ -35,7 +33,7 @@ async def cancel(
         run = (one or other).run  # type: ignore[union-attr]  # one of them is there
         if other is not None:
             await _require_cold_service(other)
-        if one is not None and other is None and (one.intent or {}) != INTENT:
+        if one is not None and other is None:
             await sides.read_both(monolith, service)  # raises: the service is another database
         if not is_dry_run:
             await ledger.take_operator_lock(service)
@@ -43,7 +41,7 @@ async def cancel(
         if is_dry_run:
             return Cancellation(run, tuple(steps), is_dry_run=True)
         if other is not None:
-            await sides.note_intent(service, INTENT)
+            await sides.note_intent(service, sides.CANCELLING)
         if one is not None:
             await _clear_monolith(monolith, config)
         if other is not None:

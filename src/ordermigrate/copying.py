@@ -18,8 +18,8 @@ from ordermigrate import (
     indexes,
     ledger,
     locks,
-    rounds,
     sides,
+    subtraction,
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -52,6 +52,8 @@ async def restart(ground: Ground, run: Run) -> Run:
     """
     if await ledger.read_last_round(ground.service) is None:
         await gates.require_known_rows(ground.service, ground.maps, is_restart=True)
+    await sides.align_rounds(ground.monolith, ground.service)
+    await ledger.forget_rounds(ground.service, "the copy was begun anew")
     async with ground.service.transaction():
         await ground.service.set_local("statement_timeout", "0")
         for each in ground.maps:
@@ -81,7 +83,7 @@ async def _complete_once(config: Config, maps: list[TableMap], run: Run, reporte
         if now is not None and now.phase is Phase.COPIED:
             return now  # only the reply was lost
         if await ledger.count_snapshots(service) > 1:
-            await rounds.subtract(config, (monolith, service), maps, reporter)
+            await subtraction.subtract(config, (monolith, service), maps, reporter)
         await indexes.restore(config, Side.SERVICE, reporter)
         names = [each.target.name for each in maps]
         await run_together(

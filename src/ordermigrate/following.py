@@ -28,6 +28,7 @@ from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 
 STANDBY_SECONDS = 1.0
+MAX_LOOKS = 5
 _LONGEST_WAIT = 5.0
 _T = TypeVar("_T")
 
@@ -53,18 +54,44 @@ async def stand(
         await catalog.require_tables(monolith, [each.name for each in config.tables])
         await catalog.require_tables(service, [each.target for each in config.tables])
         await preflight.require_rights(monolith, service, config.tables)
-        maps = await gates.read_maps(config, monolith, service)
         preflight.require_followable(config.tables)
         row = await sides.read(service)
         if row is None:
             message = "a run without its side row"
             raise AssertionError(message)
+        if is_adopting and await sides.align_rounds(monolith, service):
+            await ledger.forget_rounds(service, "sync went on from databases that did not fit")
+        versions, maps = await _look(config, monolith, service, reporter, is_adopting=is_adopting)
         algorithm = await choose_algorithm(monolith, service)
-        await sync.settle(monolith, service, maps, reporter, is_adopting=is_adopting)
         async with rounds.open_line(
-            config, (monolith, service), maps, run.run, row.epoch, algorithm, reporter
+            config, (monolith, service), maps, run.run, row.epoch, algorithm, versions, reporter
         ) as line:
             yield Footing(monolith, service, run, maps, line)
+
+
+async def _look(
+    config: Config, monolith: Session, service: Session, reporter: Reporter, *, is_adopting: bool
+) -> tuple[dict[Side, str], list[TableMap]]:
+    """Look at the tables until nothing is left to be settled; return them, and as of when."""
+    for _ in range(MAX_LOOKS):
+        # The versions first: whatever changes after that, a round will notice.
+        versions = await _read_versions(config, monolith, service)
+        maps = await gates.read_maps(config, monolith, service)
+        if not await sync.settle(monolith, service, maps, reporter, is_adopting=is_adopting):
+            return versions, maps
+    raise StructureChanged(Side.MONOLITH)
+
+
+async def _read_versions(config: Config, monolith: Session, service: Session) -> dict[Side, str]:
+    found: dict[Side, str] = {}
+    for session, names in (
+        (monolith, [each.name for each in config.tables]),
+        (service, [each.target for each in config.tables]),
+    ):
+        tables = await catalog.find_tables(session, names)
+        oids = [each.oid for each in tables if each.oid is not None]
+        found[session.side] = await rounds.read_version(session, oids)
+    return found
 
 
 async def require_copied(monolith: Session, service: Session) -> Run:

@@ -149,8 +149,8 @@ async def require_known_rows(
                 f"{each.target.name} on the service is not as the copy left it: {unknown:,} rows "
                 f"are not of its making, {missing:,} that it brought are gone or changed",
                 wanted="A table that nobody but ordermigrate writes to until the service owns it",
-                todo="Find out who wrote to it; then empty the table yourself and run "
-                "`ordermigrate copy --restart`",
+                todo="Find out who wrote to it; then take the migration off with `ordermigrate "
+                "cancel`, empty the table, and begin anew with `ordermigrate copy`",
             )
 
 

@@ -335,11 +335,14 @@ async def forget_leaf(service: Session, table: str, target: Table, leaf_oid: int
         copied = sum(
             chunk.copied_rows for chunk in await read_chunks(service) if chunk.leaf_oid == leaf_oid
         )
+        subtracted = None
         if alone.is_alone:
             await _empty(service, target)
         else:
             statement = queries.compose("ledger", "delete_rows_of_leaf", table=target.name.sql)
-            await service.run_long(statement, leaf_oid)
+            (gone,) = await service.run_long(statement, leaf_oid)
+            subtracted = copied - gone.removed
+        await service.fetch_all("ledger", "reduce_subtraction", table, subtracted)
         await service.fetch_all("ledger", "forget_leaf", leaf_oid)
     return copied
 
@@ -470,6 +473,13 @@ async def read_structure(service: Session, side: Side) -> dict[str, Any] | None:
     """Return what a side is known to be, or None before the copy is complete."""
     row = await service.fetch_one("ledger", "read_structure", side.value)
     return row.fingerprint if row else None
+
+
+async def forget_rounds(service: Session, reason: str) -> None:
+    """Forget all rounds on record, and with them what was proved."""
+    async with service.transaction():
+        await service.fetch_all("ledger", "forget_old_rounds", 2**62)
+        await void_validations(service, reason)
 
 
 async def read_last_round(service: Session) -> LastRound | None:

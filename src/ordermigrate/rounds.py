@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from psycopg import sql
 
-from ordermigrate import apply, change_logs, db, digest, ledger, locks, sessions, streams
+from ordermigrate import apply, change_logs, db, digest, ledger, locks, sessions, staging
 from ordermigrate.apply import Applied, Stage
 from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
@@ -35,12 +36,16 @@ from ordermigrate.progress import (
     Reporter,
     RoundBegun,
     RoundHalfCommitted,
-    Subtracted,
 )
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
 
+_GONE_BACK = (
+    "Rows may differ without a trace in the logs. `ordermigrate sync --adopt` goes on from here, "
+    "and `ordermigrate validate --checksums --repair` then finds and mends them all; or begin anew "
+    "with `ordermigrate copy --restart`"
+)
 # Forget old rounds' records every so many.
 _TIDY_EVERY = 500
 
@@ -71,7 +76,7 @@ class Line:
     stages: tuple[Stage, ...]
     logs: dict[str, ChangeLog]
     oids: dict[Side, list[int]]
-    versions: dict[Side, str]
+    versions: Mapping[Side, str]
     reporter: Reporter
     timeout_ms: str
     last_position: str | None
@@ -110,18 +115,18 @@ async def open_line(
     run: str,
     epoch: int,
     algorithm: Algorithm,
+    versions: Mapping[Side, str],
     reporter: Reporter,
 ) -> AsyncIterator[Line]:
     """Open the connections of rounds from source to target (control sessions on both).
 
-    What the catalogs say at this moment is what the rounds then insist on.
+    The rounds insist on the `versions` that the catalogs had before the tables were looked at.
     """
     control, book = sides
-    timeouts = _timeouts(config)
     async with contextlib.AsyncExitStack() as stack:
         watcher = await db.connect(config, control.side, "sync: watch")
         stack.push_async_callback(watcher.close)
-        opened = [await _open_stream(stack, config, session, "sync: rounds") for session in sides]
+        opened = [await open_stream(stack, config, session, "sync: rounds") for session in sides]
         logs = {log.table: log for log in await change_logs.read_all(control)}
         stages = tuple(
             Stage(each, number, digest.target_view(each, algorithm, is_same_byte_order=True))
@@ -132,7 +137,6 @@ async def open_line(
             control.side: [each.source.oid for each in maps],
             book.side: [each.target.oid for each in maps],
         }
-        versions = {each.side: await read_version(each, oids[each.side]) for each in sides}
         last = await ledger.read_last_round(book)
         yield Line(
             run,
@@ -147,12 +151,13 @@ async def open_line(
             oids,
             versions,
             reporter,
-            timeouts["statement_timeout"],
+            timeouts(config)["statement_timeout"],
             last.source_position if last else None,
         )
 
 
-def _timeouts(config: Config) -> dict[str, str]:
+def timeouts(config: Config) -> dict[str, str]:
+    """Return the settings by which a round's transaction cannot last for ever."""
     limits = config.limits
     return {
         "statement_timeout": sessions.milliseconds(limits.max_snapshot_age_minutes * 60),
@@ -160,11 +165,12 @@ def _timeouts(config: Config) -> dict[str, str]:
     }
 
 
-async def _open_stream(
+async def open_stream(
     stack: contextlib.AsyncExitStack, config: Config, like: Session, what: str
 ) -> StreamSession:
+    """Open a stream session that is cut when the stack is left."""
     opened = await StreamSession.open(
-        like, what, _timeouts(config), config.limits.stall_timeout_seconds
+        like, what, timeouts(config), config.limits.stall_timeout_seconds
     )
     stack.callback(opened.terminate)
     return opened
@@ -221,6 +227,70 @@ async def _run(
         line.timeout_ms,
         is_writing=True,
     )
+    look = await _look(line, number)
+    is_new = is_new or look["known_timeline"] not in {None, look["timeline"]}
+    line.reporter.report(RoundBegun(number))
+    waiting = await _measure(line)
+    taken, totals = await _take_tables(line, waiting, max_changes)
+    remaining = sum(each.changes for each in waiting.values()) - taken
+    await _wait_for_flush(line, look["position"])
+    if before_commit is not None:
+        exported = await source.fetch_one("rounds", "export_snapshot")
+        await before_commit(exported["name"])
+    if is_new:
+        await target.fetch_one(
+            "ledger", "void_validations", "a server's timeline has changed: a failover or a restore"
+        )
+    done = Round(
+        number,
+        taken,
+        remaining,
+        totals.written,
+        totals.deleted,
+        max((each.age_seconds or 0.0 for each in waiting.values()), default=0.0),
+        time.monotonic() - started,
+        remaining == 0,
+        look["seen_at"],
+        is_new,
+    )
+    await _record(line, done, look["position"])
+    await _commit(target)
+    line.reporter.report(RoundHalfCommitted(number))
+    await _commit(source)
+    return replace(done, seconds=time.monotonic() - started)
+
+
+async def _record(line: Line, done: Round, position: str) -> None:
+    """Write the round down on both sides, in the transactions that apply it."""
+    await line.target.fetch_one(
+        "ledger",
+        "record_round",
+        done.number,
+        done.changes,
+        done.written,
+        done.deleted,
+        done.is_complete,
+        done.seconds,
+        position,
+    )
+    if done.number % _TIDY_EVERY == 0:
+        first = done.number - ledger.ROUNDS_KEPT
+        await line.target.fetch_one("ledger", "forget_old_rounds", first)
+    if await line.source.fetch_one("sides", "end_round", line.run, line.epoch, done.number) is None:
+        message = "a side row that was just looked at is not there"
+        raise AssertionError(message)
+
+
+async def _commit(session: StreamSession) -> None:
+    # A transaction that has failed answers COMMIT with ROLLBACK, and that is no error.
+    if (tag := await session.run("COMMIT")) != "COMMIT":
+        message = f"a round's COMMIT on the {session.side} was answered with {tag}"
+        raise AssertionError(message)
+
+
+async def _look(line: Line, number: int) -> Any:  # noqa: ANN401  a row of rounds.look
+    """Take the snapshot, and see that the source is where it has to be."""
+    source = line.source
     look = await source.fetch_one("rounds", "look")
     _require_place(line, look, number)
     await _require_forward(line, look["position"])
@@ -228,63 +298,8 @@ async def _run(
     if version["version"] != line.versions[source.side]:
         raise StructureChanged(source.side)
     if look["timeline"] != look["known_timeline"]:
-        is_new = is_new or look["known_timeline"] is not None
         await source.fetch_one("sides", "note_timeline", look["timeline"])
-    line.reporter.report(RoundBegun(number))
-    waiting = await _measure(line)
-    changes = remaining = 0
-    totals = [Applied(0, 0)]
-    budget = max_changes
-    for stage in line.stages:
-        found = waiting[line.logs[stage.map.label].number]
-        if not found.changes:
-            continue
-        taken, applied = await _take_table(line, stage, found, budget)
-        if budget is not None:
-            budget = max(0, budget - taken)
-        changes += taken
-        remaining += found.changes - taken
-        totals.append(applied)
-    await _wait_for_flush(line, look["position"])
-    if before_commit is not None:
-        exported = await source.fetch_one("rounds", "export_snapshot")
-        await before_commit(exported["name"])
-    written, deleted = sum(t.written for t in totals), sum(t.deleted for t in totals)
-    if is_new:
-        await target.fetch_one(
-            "ledger", "void_validations", "a server's timeline has changed: a failover or a restore"
-        )
-    await target.fetch_one(
-        "ledger",
-        "record_round",
-        number,
-        changes,
-        written,
-        deleted,
-        remaining == 0,
-        time.monotonic() - started,
-        look["position"],
-    )
-    if number % _TIDY_EVERY == 0:
-        await target.fetch_one("ledger", "forget_old_rounds", number - ledger.ROUNDS_KEPT)
-    if await source.fetch_one("sides", "end_round", line.run, line.epoch, number) is None:
-        message = "a side row that was just looked at is not there"
-        raise AssertionError(message)
-    await target.run("COMMIT")
-    line.reporter.report(RoundHalfCommitted(number))
-    await source.run("COMMIT")
-    return Round(
-        number,
-        changes,
-        remaining,
-        written,
-        deleted,
-        max((each.age_seconds or 0.0 for each in waiting.values()), default=0.0),
-        time.monotonic() - started,
-        remaining == 0,
-        look["seen_at"],
-        is_new,
-    )
+    return look
 
 
 async def _begin_target(line: Line) -> tuple[int, bool]:
@@ -324,8 +339,7 @@ def _require_place(line: Line, look: dict[str, object] | None, number: int) -> N
             f"The {side} is at round {look['round']}, the {side.other} at {number - 1}: one of the "
             "two databases has gone back in time (restored from a backup?)",
             wanted="Two databases that have taken the same rounds, or the last one half",
-            todo="What is on the service cannot be told to be right any more: begin anew with "
-            "`ordermigrate copy --restart`",
+            todo=_GONE_BACK,
         )
 
 
@@ -339,8 +353,7 @@ async def _require_forward(line: Line, position: str) -> None:
             f"The {line.source.side}'s write-ahead log is at {position}, before the "
             f"{line.last_position} of the last round: the database has gone back in time",
             wanted="The database that the last round was taken from, with all it had committed",
-            todo="What is on the service cannot be told to be right any more: begin anew with "
-            "`ordermigrate copy --restart`",
+            todo=_GONE_BACK,
         )
 
 
@@ -348,6 +361,22 @@ async def _measure(line: Line) -> dict[int, Waiting]:
     logs = [line.logs[each.label] for each in line.maps]
     rows = await line.source.fetch(change_logs.measure_query(logs))
     return {row["number"]: Waiting(*row.values()) for row in rows}
+
+
+async def _take_tables(
+    line: Line, waiting: dict[int, Waiting], budget: int | None
+) -> tuple[int, Applied]:
+    """Take the changes of all tables, within a budget; return how many, and what was done."""
+    changes = written = deleted = 0
+    for stage in line.stages:
+        found = waiting[line.logs[stage.map.label].number]
+        if found.changes:
+            left = None if budget is None else max(0, budget - changes)
+            taken, applied = await _take_table(line, stage, found, left)
+            changes += taken
+            written += applied.written
+            deleted += applied.deleted
+    return changes, Applied(written, deleted)
 
 
 async def _take_table(
@@ -367,25 +396,16 @@ async def _take_table(
     keys = found.changes - found.marks
     is_partial = budget is not None and keys > budget
     if is_partial:
-        block = await _find_part(source, log, budget or 0)
+        block = await staging.find_part(source, log, budget or 0)
         part = change_logs.before_block(block) if block else sql.SQL("false")
     is_compared = COMPARE in marks and TRUNCATED not in marks
     if is_compared:
-        query = _all_keys(stage.map)
-        await _pipe_keys(source, target, stage, query, stage.all_keys)
+        await staging.stage_all_keys(source, target, stage)
     staged = 0
     if keys:
-        await source.run(_joining(keys, stage.map))
         entries = log.entries(part)
-        staged = await _pipe_keys(source, target, stage, _keys(stage.map, entries), stage.keys)
-        await _pipe(
-            source,
-            target,
-            _rows(stage, log, entries),
-            stage.rows,
-            stage.row_columns,
-            is_binary=stage.map.is_binary,
-        )
+        staged = await staging.stage_keys(source, target, stage, entries)
+        await staging.stage_rows(source, target, stage, log, entries, keys)
         taken += await source.count(log.compose("take_changes", part=part))
     line.reporter.report(ChangesStaged(stage.map.label, taken))
     try:
@@ -402,137 +422,6 @@ async def _take_table(
         raise
     line.reporter.report(ChangesWritten(stage.map.label, applied.written, applied.deleted))
     return taken, applied
-
-
-async def _find_part(source: StreamSession, log: ChangeLog, changes: int) -> int | None:
-    """Return the block of the log before which about so many entries stand."""
-    await source.run("SET LOCAL synchronize_seqscans = off")  # from the first block on
-    rows = await source.fetch(log.compose("find_part"), changes)
-    return rows[0]["end_block"] if rows else None
-
-
-def _joining(keys: int, table: TableMap) -> str:
-    """Return settings by which the rows of a few keys are always fetched through the key's index.
-
-    The server knows neither how many entries of a log are waiting nor how many are dead.
-    """
-    is_few = keys < max(1000, table.source.rows_estimate // 50)
-    value = "off" if is_few else "on"
-    return "; ".join(
-        f"SET LOCAL enable_{way} = {value}" for way in ("seqscan", "hashjoin", "mergejoin")
-    )
-
-
-def _keys(table: TableMap, entries: sql.Composed) -> str:
-    """Return the query for logged keys in the target's types."""
-    alias = sql.Identifier(table.source.name.name).as_string(None)
-    return f"SELECT {_key_list(table)} FROM ({entries.as_string(None)}) AS {alias}"  # noqa: S608
-
-
-def _all_keys(table: TableMap) -> str:
-    """Return the query for all keys of the source, in the target's types."""
-    return f"SELECT {_key_list(table)} FROM {_origin(table)}"  # noqa: S608
-
-
-def _key_list(table: TableMap) -> str:
-    expressions = {pair.name: pair.expression for pair in table.pairs}
-    return ", ".join(expressions[name] for name in table.key)
-
-
-def _origin(table: TableMap) -> str:
-    name = table.source.name
-    alias = sql.Identifier(name.name).as_string(None)
-    return f"{name.sql.as_string(None)} AS {alias} WHERE ({table.where}\n)"
-
-
-def _rows(stage: Stage, log: ChangeLog, entries: sql.Composed) -> str:
-    """Return the query for the rows of logged keys, each with its digest."""
-    table = stage.map
-    view = digest.source_view(table, stage.view.algorithm, is_same_byte_order=True)
-    columns = ", ".join(pair.expression for pair in table.copied)
-    alias = table.source.name.name
-    key = ", ".join(sql.Identifier(alias, name).as_string(None) for name in log.key)
-    return (
-        f"SELECT {columns}, {digest.text_digest(view)} FROM {_origin(table)} "  # noqa: S608
-        f"AND ({key}) IN ({entries.as_string(None)})"
-    )
-
-
-async def _pipe(
-    source: StreamSession,
-    target: StreamSession,
-    query: str,
-    table: str,
-    columns: Sequence[str],
-    *,
-    is_binary: bool,
-) -> int:
-    """Stream a query of the source into a stage of the target; return how many rows went."""
-    moved = await streams.pipe(
-        source.connection,
-        query,
-        target.connection,
-        schema="pg_temp",
-        table=table,
-        columns=tuple(columns),
-        is_binary=is_binary,
-        stall_seconds=source.stall_seconds,
-        sides=(source.side, target.side),
-        on_bytes=lambda _: None,
-    )
-    return moved.rows
-
-
-async def _pipe_keys(
-    source: StreamSession, target: StreamSession, stage: Stage, query: str, table: str
-) -> int:
-    key = [pair for pair in stage.map.pairs if pair.name in stage.map.key]
-    is_binary = all(pair.is_binary_safe for pair in key)
-    return await _pipe(source, target, query, table, stage.map.key, is_binary=is_binary)
-
-
-async def subtract(
-    config: Config, sides: tuple[Session, Session], maps: Sequence[TableMap], reporter: Reporter
-) -> None:
-    """Take copied rows off the target whose keys have been logged since capture began.
-
-    After a copy under more than one snapshot a row that was updated in between may be on the
-    target twice or not at all. But then its key is in the log; what remains has not changed since
-    capture began, and the first round brings the rest. It has to come after the last snapshot of
-    the copy, before a unique index is built, and before any round takes entries off the log.
-    Safe to repeat until then.
-    """
-    control, _ = sides
-    stages = [
-        Stage(each, number, digest.target_view(each, Algorithm.MD5, is_same_byte_order=True))
-        for number, each in enumerate(maps, 1)
-    ]
-    async with contextlib.AsyncExitStack() as stack:
-        source, target = [
-            await _open_stream(stack, config, session, "copy: subtraction") for session in sides
-        ]
-        logs = {log.table: log for log in await change_logs.read_all(control)}
-        await apply.create_stages(target, stages)
-        await locks.begin_locked(
-            source.run,
-            control,
-            [each.source.name for each in maps],
-            _timeouts(config)["statement_timeout"],
-        )
-        await target.run("BEGIN")
-        await target.fetch_one("sides", "show_pass")
-        removed: dict[str, int] = {}
-        for stage in stages:
-            label = stage.map.label
-            entries = logs[label].entries(change_logs.ALL)
-            query = _keys(stage.map, entries)
-            if await _pipe_keys(source, target, stage, query, stage.keys):
-                await target.run(stage.compose("analyze_stages"))
-                removed[label] = await target.count(stage.delete_keys())
-                await target.fetch_one("ledger", "add_subtraction", label, removed[label])
-        await target.run("COMMIT")
-    for label, rows in removed.items():
-        reporter.report(Subtracted(label, rows))
 
 
 async def _wait_for_flush(line: Line, position: str) -> None:

@@ -16,6 +16,9 @@ from ordermigrate.control import Session
 from ordermigrate.errors import Refused, UsageError
 from ordermigrate.model import Side
 
+# What the service's row says while a cancellation is under way.
+CANCELLING = {"cancel": True}
+
 
 @dataclass(frozen=True, slots=True)
 class SideRow:
@@ -62,6 +65,12 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
     or two runs, mean that these two databases do not belong together.
     """
     one, other = await read(monolith), await read(service)
+    if other is not None and other.intent == CANCELLING:
+        raise Refused(
+            f"A cancellation of migration {other.run} was cut off half-way",
+            wanted="A migration that is whole, or gone",
+            todo="Run `ordermigrate cancel` again; it goes on where it stopped",
+        )
     if one is not None and other is None:
         raise Refused(
             f"The monolith belongs to migration {one.run}, but the service's database does not",
@@ -96,6 +105,20 @@ async def install(session: Session, run: str, *, is_hot: bool) -> str:
 async def show_pass(session: Session) -> None:
     """Pass this database's fence for the rest of the transaction."""
     await session.fetch_all("sides", "show_pass")
+
+
+async def align_rounds(monolith: Session, service: Session) -> bool:
+    """Let both sides count rounds from the later of theirs; return whether they did not fit.
+
+    For databases of which one has gone back in time, where an operator has decided to go on.
+    """
+    one, other = await read_both(monolith, service)
+    if one is None or other is None or one.round in {other.round, other.round - 1}:
+        return False
+    latest = max(one.round, other.round)
+    for session in (service, monolith):
+        await session.fetch_all("sides", "set_round", latest)
+    return True
 
 
 async def note_intent(session: Session, intent: dict[str, Any] | None) -> None:

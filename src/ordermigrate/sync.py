@@ -171,7 +171,7 @@ async def settle(
     reporter: Reporter,
     *,
     is_adopting: bool = False,
-) -> None:
+) -> bool:
     """Compare both sides with what is on record of them, and deal with what has changed.
 
     Args:
@@ -180,6 +180,9 @@ async def settle(
         maps: The family as it is now.
         reporter: Whom to tell.
         is_adopting: Go on with tables that have changed; what was proved is void then.
+
+    Returns:
+        Whether something was done that the catalogs tell of: look at them again then.
 
     Raises:
         Refused: Rows may have changed in a way that no log tells.
@@ -205,6 +208,7 @@ async def settle(
         reporter.report(StructureSettled(tuple(found)))
     for reason in void:
         reporter.report(ValidationVoided(reason))
+    return bool(found)
 
 
 async def _settle_source(
@@ -310,7 +314,8 @@ async def _settle_target(
         async with cold.transaction():
             await fence.install(cold, seen.tables, seen.triggers, row.pass_word, has_rows=True)
         found.append(f"the fence on the {cold.side} was mended: {'; '.join(gaps)}")
-        void.append(f"the fence on the {cold.side} was down: {'; '.join(gaps)}")
     if known is not None:
         changes = fingerprints.compare_sides(known, seen.describe())
-        void.extend((*changes.drift, *(each for each in changes.triggers if not gaps)))
+        void.extend(changes.drift)
+        # A part that is new was empty, or its rows are seen to be strangers when they are compared.
+        void.extend(f"the fence on the {cold.side} was down: {each}" for each in changes.triggers)

@@ -20,7 +20,7 @@ from ordermigrate.cli import options
     "--adopt",
     "is_adopting",
     is_flag=True,
-    help="Go on with tables whose definition has changed; what was proved before is void.",
+    help="Go on although tables have changed, or a database was restored; what was proved is void.",
 )
 @options.shared
 def command(
@@ -76,11 +76,10 @@ def command(
     if is_json:
         options.print_document(document)
         return
-    console.show_lines(
-        [
-            f"{outcome.replace('_', ' ')}: {done.changes:,} changes in {done.rounds:,} rounds, "
-            f"{done.written:,} rows written, {done.deleted:,} deleted, "
-            f"in {meters.format_seconds(done.seconds)}"
-        ]
+    line = (
+        f"{outcome.replace('_', ' ')}: {done.changes:,} changes in {done.rounds:,} rounds, "
+        f"{done.written:,} rows written, {done.deleted:,} deleted, "
+        f"in {meters.format_seconds(done.seconds)}"
     )
+    console.show_lines([line])
     console.show_next_steps(steps)

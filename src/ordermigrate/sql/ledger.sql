@@ -277,11 +277,16 @@ LEFT JOIN (
 ) AS brought ON brought.transaction_id = t.xmin;
 
 -- name: delete_rows_of_leaf
--- Remove the rows that chunks of one leaf have brought.
+-- Remove the rows that chunks of one leaf have brought, and say how many were still there.
 -- $1: the leaf's oid.
-DELETE FROM {table} AS t
-USING ordermigrate.chunk AS c
-WHERE c.leaf_oid = $1::bigint AND c.copied_at IS NOT NULL AND t.xmin = c.transaction_id::xid;
+WITH gone AS (
+    DELETE FROM {table} AS t
+    USING ordermigrate.chunk AS c
+    WHERE c.leaf_oid = $1::bigint AND c.copied_at IS NOT NULL AND t.xmin = c.transaction_id::xid
+    RETURNING 1
+)
+
+SELECT count(*) AS removed FROM gone;
 
 -- name: is_alone
 -- Whether all copied chunks of a table come from this leaf.
@@ -427,6 +432,13 @@ DO UPDATE SET rows_removed = s.rows_removed + excluded.rows_removed, changed_at 
 -- $1: table.
 SELECT s.rows_removed
 FROM ordermigrate.subtraction AS s
+WHERE s.table_name = $1::text;
+
+-- name: reduce_subtraction
+-- Of the rows that were taken off, so many are to be copied again with their leaf.
+-- $1: table, $2: rows, or null for all.
+UPDATE ordermigrate.subtraction AS s
+SET rows_removed = s.rows_removed - coalesce($2::bigint, s.rows_removed), changed_at = clock_timestamp()
 WHERE s.table_name = $1::text;
 
 -- name: forget_subtractions

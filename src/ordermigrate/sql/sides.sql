@@ -67,6 +67,11 @@ SET round = $3::bigint
 WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND s.is_hot AND s.round < $3::bigint
 RETURNING s.round;
 
+-- name: set_round
+-- Count rounds from here.
+-- $1: the round.
+UPDATE ordermigrate.side SET round = $1::bigint;
+
 -- name: note_timeline
 -- Remember on which timeline this server is.
 -- $1: the timeline.
