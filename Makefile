@@ -28,7 +28,7 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.made-*)
 # Two makes in one tree take turns, where the machine has flock.
 TURN := $(shell command -v flock >/dev/null 2>&1 && echo 'flock .venv.lock')
 
-.PHONY: help demo test bench lint format types check up down docs clean
+.PHONY: help demo test bench soak lint format types check up down docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: $(DEVELOP) ## Run the tests (an installed PostgreSQL if there is one, else
 
 bench: $(DEVELOP) ## Measure copy and validation against their peers and against the limit
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(DEVELOP) ## An hour of sync under steady writes: fails where anything grows (ARGS="--minutes 5")
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 lint: $(DEVELOP) ## ruff (rules and format) and import-linter (who may import whom)
 	@$(BIN)/ruff check .

@@ -10,17 +10,32 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import Final
 
-from benchmarks import copy_rows, results, sizes, validation, whole_job
+from benchmarks import capture, copy_rows, drain, lag, results, sizes, validation, whole_job
 from benchmarks.ground import Ground, open_ground
 from benchmarks.measure import Contestant, SeriesByName, run_in_turn, tell
 from benchmarks.results import Section, Target
 
 Make = Callable[[Ground], list[Contestant]]
 Judge = Callable[[SeriesByName], list[Target]]
+Note = Callable[[SeriesByName], list[str]]
 
-JOBS: Final = ("copy_rows", "whole_job", "validate", "client", "linear")
+JOBS: Final = (
+    *("copy_rows", "whole_job", "validate", "client", "linear"),
+    *("capture", "drain", "lag"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A section to be measured."""
+
+    title: str
+    measure: Callable[[Ground], Section]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     markdown = ""
     with open_ground(chosen.rows, chosen.locale) as ground:
         machine = results.describe_machine(ground, chosen.rounds)
-        for plan in _plans(chosen.only or list(JOBS)):
-            sections.append(_measure(ground, chosen.rounds, *plan))
+        for plan in _plans(chosen.only or list(JOBS), chosen):
+            tell(f"{plan.title}: preparing")
+            sections.append(plan.measure(ground))
             # After each, so that a failure does not take along what was measured before it.
-            markdown = results.write(machine, sections)
+            markdown = results.write(machine, sections, chosen.results)
     sys.stdout.write(markdown)
     return 0
 
@@ -58,6 +74,27 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of the databases; sorting text, and so building indexes, depends on it "
         "(default: %(default)s)",
     )
+    parser.add_argument(
+        "--lag-seconds",
+        type=_at_least(1),
+        default=int(lag.SECONDS),
+        metavar="N",
+        help="how long lag is watched, and again beside validations (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lag-rate",
+        type=_at_least(1),
+        default=int(lag.RATE),
+        metavar="N",
+        help="writes per second meanwhile (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=results.FOLDER,
+        metavar="FOLDER",
+        help="where latest.md and latest.json go (default: benchmarks/results)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -79,52 +116,66 @@ def _job_names(text: str) -> list[str]:
     return names
 
 
-def _plans(names: Sequence[str]) -> list[tuple[str, str, Make, Judge]]:
-    """Return the sections to measure; client and linear share their runs."""
-    plans: list[tuple[str, str, Make, Judge]] = []
-    if "copy_rows" in names:
-        plans.append(("Rows only", _about(copy_rows), copy_rows.make_contestants, copy_rows.judge))
-    if "whole_job" in names:
-        plans.append(
-            ("The whole job", _about(whole_job), whole_job.make_contestants, whole_job.judge)
-        )
-    if "validate" in names:
-        plans.append(
-            (
-                "Checksum validation",
-                _about(validation),
-                validation.make_contestants,
-                validation.judge,
-            )
-        )
-    judges = [
+def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
+    """Return the sections to measure, in the order of JOBS; client and linear share their runs."""
+    rounds: int = chosen.rounds
+    sizes_judges = [
         judge
         for name, judge in (("client", sizes.judge_client), ("linear", sizes.judge_linear))
         if name in names
     ]
-    if judges:
-        plans.append(
-            (
-                "The client, and the size",
-                _about(sizes),
-                sizes.make_contestants,
-                lambda series: [target for judge in judges for target in judge(series)],
-            )
-        )
-    return plans
+
+    def judge_sizes(series: SeriesByName) -> list[Target]:
+        return [target for judge in sizes_judges for target in judge(series)]
+
+    def measure_lag(ground: Ground) -> Section:
+        title, about = "Lag", _about(lag)
+        seconds, rate = float(chosen.lag_seconds), float(chosen.lag_rate)
+        return lag.measure(ground, title, about, seconds=seconds, rate=rate)
+
+    plans = {
+        "copy_rows": _in_turn(
+            "Rows only", copy_rows, copy_rows.make_contestants, copy_rows.judge, rounds
+        ),
+        "whole_job": _in_turn(
+            "The whole job", whole_job, whole_job.make_contestants, whole_job.judge, rounds
+        ),
+        "validate": _in_turn(
+            "Checksum validation",
+            validation,
+            validation.make_contestants,
+            validation.judge,
+            rounds,
+        ),
+        "client": _in_turn(
+            "The client, and the size", sizes, sizes.make_contestants, judge_sizes, rounds
+        ),
+        "capture": _in_turn(
+            "Capture", capture, capture.make_contestants, capture.judge, rounds, capture.note
+        ),
+        "drain": _in_turn("A backlog", drain, drain.make_contestants, drain.judge, rounds),
+        "lag": Plan("Lag", measure_lag),
+    }
+    wanted = {"client" if name == "linear" else name for name in names}
+    return [plan for name, plan in plans.items() if name in wanted]
 
 
-def _about(module: object) -> str:
+def _in_turn(
+    title: str, module: ModuleType, make: Make, judge: Judge, rounds: int, note: Note | None = None
+) -> Plan:
+    """Return a section of contestants that take turns."""
+
+    def measure(ground: Ground) -> Section:
+        series = run_in_turn(make(ground), ground, rounds)
+        notes = tuple(note(series)) if note else ()
+        return Section(title, _about(module), tuple(series.values()), tuple(judge(series)), notes)
+
+    return Plan(title, measure)
+
+
+def _about(module: ModuleType) -> str:
     """Return a module's docstring as one paragraph."""
     return " ".join((module.__doc__ or "").split())
-
-
-def _measure(
-    ground: Ground, rounds: int, title: str, about: str, make: Make, judge: Judge
-) -> Section:
-    tell(f"{title}: preparing")
-    series = run_in_turn(make(ground), ground, rounds)
-    return Section(title, about, tuple(series.values()), tuple(judge(series)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from benchmarks import programs
 from benchmarks.measure import WrongResult, tell, tree_cpu_seconds
-from benchmarks.programs import Ended, Pipeline, Usage
+from benchmarks.programs import Command, Ended, Pipeline, Running, Usage
 from ordermigrate.demo.binaries import find_binaries
 from ordermigrate.demo.data_directory import Setting
 from ordermigrate.demo.servers import Server
@@ -56,6 +56,11 @@ _COLUMNS: LiteralString = """
 SELECT attname FROM pg_attribute
 WHERE attrelid = 'public.orders'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
+_CHANGE_LOGS: LiteralString = """
+SELECT relname FROM pg_class
+WHERE relnamespace = to_regnamespace('ordermigrate') AND relkind IN ('r', 'p')
+    AND relname LIKE 'change\\_log\\_%' ORDER BY relname
+"""
 _INDEX_DEFINITIONS: LiteralString = """
 SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid),
     (SELECT conname FROM pg_constraint WHERE conindid = indexrelid AND contype = 'p')
@@ -75,6 +80,7 @@ class Ground:
     folder: Path
     rows: int
     locale: str
+    settings: Mapping[str, Setting]
 
     @property
     def small_rows(self) -> int:
@@ -110,11 +116,17 @@ class Ground:
 
     def run(self, *pipelines: Pipeline, expected: tuple[int, ...] = (0,)) -> list[Ended]:
         """Run client programs, PostgreSQL's own first on their PATH."""
-        environment = programs.clean_environment(
-            {**self.service.binaries.environment(), "PATH": self._path()}
-        )
         return programs.run(
-            *pipelines, environment=environment, folder=self.folder, expected=expected
+            *pipelines,
+            environment=self.peer_environment(),
+            folder=self.folder,
+            expected=expected,
+        )
+
+    def peer_environment(self) -> dict[str, str]:
+        """Return the environment of client programs, PostgreSQL's own first on their PATH."""
+        return programs.clean_environment(
+            {**self.service.binaries.environment(), "PATH": self._path()}
         )
 
     def ordermigrate(
@@ -122,11 +134,24 @@ class Ground:
     ) -> Ended:
         """Run our command line in a process of its own, as an operator does."""
         return programs.run(
-            [[programs.python(), "-m", "ordermigrate", *arguments, "--config", self.config]],
+            [self._our_command(*arguments)],
             environment=self.variables(source, target),
             folder=self.folder,
             expected=expected,
         )[0]
+
+    @contextmanager
+    def syncing(self, source: str, target: str) -> Iterator[Running]:
+        """Let `ordermigrate sync` run until the block ends."""
+        with programs.running(
+            self._our_command("sync"),
+            environment=self.variables(source, target),
+            folder=self.folder,
+        ) as sync:
+            yield sync
+
+    def _our_command(self, *arguments: str) -> Command:
+        return [programs.python(), "-m", "ordermigrate", *arguments, "--config", self.config]
 
     @property
     def config(self) -> str:
@@ -169,6 +194,38 @@ class Ground:
         """Remove what our commands have left in a source."""
         execute(self.source(source), "DROP SCHEMA IF EXISTS ordermigrate CASCADE")
 
+    def start_migration(self, source: str, target: str) -> None:
+        """Bring a source and an empty target to where sync begins: all copied, writes captured."""
+        self.forget_migration(source)
+        self.make_target(target)
+        for verb in ("prepare", "copy"):
+            self.ordermigrate(verb, source=source, target=target)
+        # Hint bits and the visibility map, which a table in use has, too.
+        execute(self.target(target), "VACUUM (ANALYZE) public.orders")
+
+    def catch_up(self, source: str, target: str) -> Usage:
+        """Run sync until it says that nothing is left to apply."""
+        return self.ordermigrate("sync", "--until-caught-up", source=source, target=target).usage
+
+    def change_logs(self, source: str) -> list[sql.Identifier]:
+        """Return the change logs that `prepare` has made in a source.
+
+        Raises:
+            WrongResult: There is none.
+
+        """
+        names = [str(name) for (name,) in fetch(self.source(source), _CHANGE_LOGS)]
+        if not names:
+            raise WrongResult(f"ordermigrate prepare has made no change log in {source}")
+        return [sql.Identifier("ordermigrate", name) for name in names]
+
+    def count_backlog(self, source: str) -> int:
+        """Return how many changes the logs of a source hold."""
+        logs = self.change_logs(source)
+        counts = (sql.SQL("(SELECT count(*) FROM {})").format(log) for log in logs)
+        query = sql.SQL("SELECT {}").format(sql.SQL(" + ").join(counts))
+        return int(fetch(self.source(source), query)[0][0])
+
     def columns(self) -> list[str]:
         """Return the names of the columns of orders, in their order."""
         return [str(name) for (name,) in fetch(self.source(), _COLUMNS)]
@@ -195,13 +252,15 @@ class Ground:
 
 
 @contextmanager
-def open_ground(rows: int, locale: str) -> Iterator[Ground]:
+def open_ground(
+    rows: int, locale: str, settings: Mapping[str, Setting] = SETTINGS
+) -> Iterator[Ground]:
     """Start both servers, fill the sources, and remove everything at the end."""
     binaries = find_binaries()
     with ExitStack() as stack:
         monolith, service = (
             stack.enter_context(
-                closing(Server(name, binaries=binaries, settings=SETTINGS, locale=locale))
+                closing(Server(name, binaries=binaries, settings=settings, locale=locale))
             )
             for name in ("monolith", "service")
         )
@@ -209,7 +268,7 @@ def open_ground(rows: int, locale: str) -> Iterator[Ground]:
         service.start()
         folder = Path(tempfile.mkdtemp(prefix="ordermigrate-bench-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        ground = Ground(monolith, service, folder, rows, locale)
+        ground = Ground(monolith, service, folder, rows, locale, settings)
         tell(f"PostgreSQL {binaries.version_text}, {rows:,} orders, locale {locale}")
         _fill_sources(ground)
         yield ground

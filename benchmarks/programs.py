@@ -8,16 +8,20 @@ on Linux a process starts with the peak of the one that forked it.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 TIMEOUT_SECONDS: Final = 1800.0
+STOP_SECONDS: Final = 60.0
+INTERRUPTED: Final = 130
 
 Command = Sequence[str]
 Pipeline = Sequence[Command]
@@ -118,8 +122,7 @@ class _Started:
         output = self._output.read().decode(errors="replace")
         self._errors.seek(0)
         errors = self._errors.read().decode(errors="replace")
-        self._output.close()
-        self._errors.close()
+        self.close()
         for process in self.processes:
             allowed = expected if process is self.processes[-1] else (0,)
             if process.returncode not in allowed:
@@ -127,6 +130,68 @@ class _Started:
                 said = (errors + output).strip()[-2000:]
                 raise ProgramFailed(f"{name} ended with {process.returncode}: {said}")
         return Ended(self.processes[-1].returncode, output, usage)
+
+    def close(self) -> None:
+        """Let go of what the programs said."""
+        self._output.close()
+        self._errors.close()
+
+
+class Running:
+    """A program at work beside what is measured, until it is told to stop."""
+
+    def __init__(self, command: Command, environment: Mapping[str, str], folder: Path) -> None:
+        self._started = _Started([command], environment, folder)
+        self._process = self._started.processes[0]
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise if it has ended by itself.
+
+        Raises:
+            ProgramFailed: It has; what it said is in the message.
+
+        """
+        # Not poll(), which would take its exit code away from wait4.
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            self._started.wait(())
+
+    def stop(self) -> Usage:
+        """Interrupt it as Ctrl-C does, and return what it has cost.
+
+        Raises:
+            ProgramFailed: It had ended before, or ended with neither 0 nor 130.
+
+        """
+        self.check()
+        self._process.send_signal(signal.SIGINT)
+        killer = threading.Timer(STOP_SECONDS, self._process.kill)
+        killer.start()
+        try:
+            return self._started.wait((0, INTERRUPTED)).usage
+        finally:
+            killer.cancel()
+
+    def close(self) -> None:
+        """End it at once, if it is still there."""
+        if self._process.returncode is None:
+            self._process.kill()
+            reap(self._process)
+        self._started.close()
+
+
+@contextmanager
+def running(command: Command, *, environment: Mapping[str, str], folder: Path) -> Iterator[Running]:
+    """Start a program, and leave nothing of it behind."""
+    one = Running(command, environment, folder)
+    try:
+        yield one
+    finally:
+        one.close()
 
 
 def reap(process: subprocess.Popen[bytes]) -> Usage:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.ground import SETTINGS, Ground
+from benchmarks.ground import Ground
 from benchmarks.measure import Series, core_count
 
 FOLDER: Final = Path(__file__).parent / "results"
@@ -52,14 +52,23 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """Figures that are nobody's times: a name for each row, then as many numbers as columns."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """One job: everybody's samples, and the marks."""
+    """One job: everybody's samples, or a table of figures, and the marks."""
 
     title: str
     about: str
     series: tuple[Series, ...]
     targets: tuple[Target, ...]
     notes: tuple[str, ...] = ()
+    table: Table | None = None
 
 
 def compare(
@@ -101,7 +110,7 @@ def describe_machine(ground: Ground, rounds: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "postgresql": ground.service.binaries.version_text,
         "locale": ground.locale,
-        "settings": dict(SETTINGS),
+        "settings": dict(ground.settings),
         "rows": ground.rows,
         "rounds": rounds,
     }
@@ -141,7 +150,11 @@ def to_markdown(machine: Mapping[str, Any], sections: Sequence[Section]) -> str:
         "Times are medians in seconds; ratios are medians of the ratios of each round.",
     ]
     for section in sections:
-        lines += ["", f"## {section.title}", "", section.about, "", *_series_table(section)]
+        lines += ["", f"## {section.title}", "", section.about]
+        if section.series:
+            lines += ["", *_series_table(section)]
+        if section.table:
+            lines += ["", *figures_table(section.table)]
         if section.targets:
             lines += ["", *_target_table(section.targets)]
         if section.notes:
@@ -164,6 +177,12 @@ def _series_table(section: Section) -> list[str]:
         for series in section.series
     ]
     return _table(head, rows)
+
+
+def figures_table(table: Table) -> list[str]:
+    """Return figures as the lines of a Markdown table."""
+    rows = [(name, *(f"{value:,.3f}" for value in values)) for name, values in table.rows]
+    return _table(("", *table.columns), rows)
 
 
 def _range_text(values: Sequence[float]) -> str:
@@ -200,6 +219,7 @@ def to_document(machine: Mapping[str, Any], sections: Sequence[Section]) -> dict
                 "about": section.about,
                 "notes": list(section.notes),
                 "contestants": [_describe_series(series) for series in section.series],
+                "table": _describe_table(section.table),
                 "targets": [_describe_target(target) for target in section.targets],
             }
             for section in sections
@@ -220,6 +240,15 @@ def _describe_series(series: Series) -> dict[str, Any]:
     }
 
 
+def _describe_table(table: Table | None) -> list[dict[str, Any]]:
+    if table is None:
+        return []
+    return [
+        {"name": name, **dict(zip(table.columns, (round(one, 4) for one in values), strict=True))}
+        for name, values in table.rows
+    ]
+
+
 def _describe_target(target: Target) -> dict[str, Any]:
     return {
         "name": target.name,
@@ -231,11 +260,11 @@ def _describe_target(target: Target) -> dict[str, Any]:
     }
 
 
-def write(machine: Mapping[str, Any], sections: Sequence[Section]) -> str:
+def write(machine: Mapping[str, Any], sections: Sequence[Section], folder: Path = FOLDER) -> str:
     """Write both files and return the Markdown."""
-    FOLDER.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     markdown = to_markdown(machine, sections)
-    (FOLDER / "latest.md").write_text(markdown, "utf-8")
+    (folder / "latest.md").write_text(markdown, "utf-8")
     document = json.dumps(to_document(machine, sections), indent=2, ensure_ascii=False)
-    (FOLDER / "latest.json").write_text(document + "\n", "utf-8")
+    (folder / "latest.json").write_text(document + "\n", "utf-8")
     return markdown

@@ -39,4 +39,4 @@ def _say(word: str) -> None:
 
 if __name__ == "__main__":
     chosen = config.load(Path(sys.argv[1]), dict(os.environ))
-    uvloop.run(migration.copy(chosen, _Gate(), is_offline=True))
+    uvloop.run(migration.copy(chosen, _Gate()))

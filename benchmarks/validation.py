@@ -35,6 +35,7 @@ MOST_EQUAL: Final = 1.10
 MOST_TEN: Final = 1.50
 LEAST_RELADIFF: Final = 2.0
 DIFFERENT: Final = "hub_order_service_different"
+_DIFFERENT_SOURCE: Final = "hub_investments_different"
 _DIFFERENT_EXIT_CODE: Final = 4
 
 _KEYS: LiteralString = """
@@ -67,8 +68,15 @@ def make_contestants(ground: Ground) -> list[Contestant]:
     found = [
         make_ours(ground, OURS, SOURCE, TARGET),
         make_ours(ground, OURS_FAST, SOURCE, TARGET, algorithm="record-hash"),
-        make_ours(ground, OURS_TEN, SOURCE, DIFFERENT, keys=keys),
-        make_ours(ground, OURS_FAST_TEN, SOURCE, DIFFERENT, algorithm="record-hash", keys=keys),
+        make_ours(ground, OURS_TEN, _DIFFERENT_SOURCE, DIFFERENT, keys=keys),
+        make_ours(
+            ground,
+            OURS_FAST_TEN,
+            _DIFFERENT_SOURCE,
+            DIFFERENT,
+            algorithm="record-hash",
+            keys=keys,
+        ),
         _make_pass(
             ground,
             WHOLE,
@@ -94,8 +102,12 @@ def make_contestants(ground: Ground) -> list[Contestant]:
 def prepare_targets(ground: Ground) -> list[str]:
     """Make one target that equals its source and one with ten differences; return their keys."""
     make_equal(ground, SOURCE, TARGET)
-    clone(ground.service, TARGET, DIFFERENT)
-    target = ground.target(DIFFERENT)
+    # A migration has one source and one target: both count the rounds.
+    clone(ground.monolith, SOURCE, _DIFFERENT_SOURCE)
+    make_equal(ground, _DIFFERENT_SOURCE, DIFFERENT)
+    # The service is fenced: only who shows the pass may make it differ.
+    pass_word = fetch(ground.target(DIFFERENT), "SELECT pass FROM ordermigrate.side")[0][0]
+    target = f"{ground.target(DIFFERENT)}?options=-cordermigrate.pass%3D{pass_word}"
     keys = [str(key) for (key,) in fetch(target, _KEYS)]
     for key, change in zip(keys, _CHANGES, strict=True):
         execute(target, sql.SQL(change).format(sql.Literal(key)))
@@ -106,7 +118,7 @@ def make_equal(ground: Ground, source: str, target: str) -> None:
     """Copy a source by our own command, and have a comparison of another make look at it."""
     ground.forget_migration(source)
     ground.make_target(target)
-    ground.ordermigrate("copy", "--offline", source=source, target=target)
+    ground.ordermigrate("copy", source=source, target=target)
     ground.verify_job(target, source, is_thorough=True)
     for dsn in (ground.source(source), ground.target(target)):
         execute(dsn, "VACUUM (ANALYZE)")

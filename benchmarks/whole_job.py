@@ -74,13 +74,13 @@ def make_ours(ground: Ground, name: str, source: str, target: str) -> Contestant
         ground.make_target(target)
 
     def run() -> Usage:
-        return ground.ordermigrate("copy", "--offline", source=source, target=target).usage
+        return ground.ordermigrate("copy", source=source, target=target).usage
 
     def verify(is_thorough: bool) -> None:  # noqa: FBT001  the protocol's shape
         ground.verify_job(target, source, is_thorough=is_thorough)
 
-    note = "the whole command, start of Python, ledger and check of writes included"
-    return Contestant(name, f"ordermigrate copy --offline: {note}", prepare, run, verify)
+    note = "the whole command, start of Python, capture and ledger included"
+    return Contestant(name, f"ordermigrate copy: {note}", prepare, run, verify)
 
 
 def _dump_and_restore(ground: Ground) -> Usage:

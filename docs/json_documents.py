@@ -130,9 +130,32 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
         },
         {
             "seconds": number("How long it took."),
-            "found": listing("What the check for writers has found.", {"type": "string"}),
             "steps_taken": _STEPS,
         },
+    ),
+    "sync": (
+        {
+            "caught_up": "nothing was waiting when it ended",
+            "behind": "something was: --once",
+            "stopped": "something was when it was told to end",
+        },
+        _NAMES,
+        {
+            "rounds": count("Rounds applied by this command."),
+            "changes": count("Change log entries that they took."),
+            "written": count("Rows inserted or updated on the service."),
+            "deleted": count("Rows deleted there."),
+            "seconds": number("How long it ran."),
+        },
+    ),
+    "cancel": (
+        {
+            "cancelled": "every trace is gone",
+            "nothing_to_cancel": "there is no migration",
+            "planned": "nothing was done: --dry-run",
+        },
+        _NAMES,
+        {"steps_taken": _STEPS},
     ),
     "validate": (
         {"equal": "no check found a difference", "different": "at least one did (exit code 4)"},
@@ -153,6 +176,7 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "validation": or_null(
                 {"type": "integer", "description": "Its number in the ledger; null without one."}
             ),
+            "repaired_rows": count("Rows that --repair applied again before this verdict."),
             "notes": listing("What one should know beside that.", {"type": "string"}),
         },
     ),
@@ -173,15 +197,41 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "phase_since": or_null(text("When it began, ISO 8601.")),
             "copied_rows": count("The sum over the tables."),
             "total_rows_estimate": count("The sum over the tables."),
-            **{
-                name: {"type": "null", "description": f"{what} Not measured by this version."}
-                for name, what in (
-                    ("backlog", "Keys still to be applied."),
-                    ("lag_seconds", "The age of the oldest of them."),
-                    ("fences", "Which side refuses application writes."),
-                    ("refused_writes", "How many were refused."),
-                    ("checklist", "What is done of the migration."),
+            "backlog": or_null(
+                count("Change log entries still to be applied; null before there are logs.")
+            ),
+            "lag_seconds": or_null(
+                number("The age of the oldest of them, by the monolith's clock.")
+            ),
+            "is_syncing": or_null(boolean("Whether a sync is at work now.")),
+            "last_round": or_null(
+                fields(
+                    "The newest round.",
+                    {
+                        "round": count("Its number."),
+                        "changes": count("Change log entries that it took."),
+                        "written": count("Rows inserted or updated."),
+                        "deleted": count("Rows deleted."),
+                        "is_complete": boolean("Whether nothing was left in the logs."),
+                        "seconds": number("How long it took."),
+                        "age_seconds": number("How long ago it was applied."),
+                        "rounds_per_second": number("Over the last minute."),
+                    },
                 )
+            ),
+            "fences": or_null(
+                mapping(
+                    "Per side, whether it refuses application writes: on, off or partial.",
+                    {"type": "string", "enum": ["on", "off", "partial"]},
+                )
+            ),
+            "refused_writes": or_null(count("How many statements the fence has refused.")),
+            "capture_gaps": listing(
+                "Capture triggers that are missing or off: writes go unnoticed.", {"type": "string"}
+            ),
+            "checklist": {
+                "type": "null",
+                "description": "What is done of the migration. Not measured by this version.",
             },
             "monolith": fields("The monolith's database.", _DATABASE),
             "service": fields("The service's database.", _DATABASE),
@@ -194,7 +244,8 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
                         "finished_at": text("ISO 8601."),
                         "age_seconds": number("How long ago that is."),
                         "seconds": number("How long it took."),
-                        "is_void": boolean("Whether the copy has moved on since."),
+                        "is_void": boolean("Whether it proves nothing any more."),
+                        "void_because": or_null(text("Why, if so.")),
                     },
                 )
             ),

@@ -23,6 +23,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from ordermigrate.logs import LEVEL_VARIABLE
 from tests.fix_postgres import MakeDatabase, Side, TestServers
 
 FAMILY = Path(__file__).parent.parent / "sql" / "families" / "hub_orders"
@@ -190,6 +191,29 @@ def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(it) for it in value)}]"
     return json.dumps(value, ensure_ascii=False)
+
+
+# ------------------------------------------------------------------------------------- the fence
+
+
+def execute_behind_fence(dsn: str, statement: str | sql.Composed) -> list[tuple[Any, ...]]:
+    """Run statements in one transaction that shows the fence's pass; return the last one's rows.
+
+    This is how a test plants on the service what nobody but the program could have written. Where
+    no side is known, or no fence stands, it runs them just the same.
+    """
+    with psycopg.connect(dsn) as connection:
+        ((has_side,),) = connection.execute("SELECT to_regclass('ordermigrate.side') IS NOT NULL")
+        if has_side:
+            connection.execute(
+                "SELECT set_config('ordermigrate.pass', s.pass, true) FROM ordermigrate.side AS s"
+            )
+        done = connection.execute(
+            statement.encode() if isinstance(statement, str) else statement, prepare=False
+        )
+        while done.nextset():
+            pass
+        return done.fetchall() if done.description else []
 
 
 # ------------------------------------------------------------------------------------- the judge
@@ -455,7 +479,7 @@ def cli_environment(
 
 @pytest.fixture
 def start_cli(tmp_path: Path) -> Iterator[StartCli]:
-    """Return a starter of commands that log their events as JSON."""
+    """Return a starter of commands that log their events as JSON, the frequent ones too."""
     started: list[RunningCli] = []
 
     def start(
@@ -474,7 +498,7 @@ def start_cli(tmp_path: Path) -> Iterator[StartCli]:
             text=True,
             encoding="utf-8",
             cwd=cwd or tmp_path,
-            env=cli_environment(monolith, service, env),
+            env=cli_environment(monolith, service, {LEVEL_VARIABLE: "debug"} | dict(env or {})),
         )
         started.append(RunningCli(args, process, at))
         return started[-1]

@@ -28,6 +28,7 @@ from tests.fix_orders import (
     Hub,
     WriteToml,
     cli_environment,
+    execute_behind_fence,
     identical,
 )
 from tests.fix_postgres import MakeDatabase, TestServers, execute
@@ -140,6 +141,14 @@ class Pair:
         """Run statements there as the superuser."""
         return execute(self.service, statement)
 
+    def plant(self, statement: str) -> None:
+        """Run statements on the service as the superuser, past the fence."""
+        execute_behind_fence(self.service, statement)
+
+    def behind_fence(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run statements on the service as nobody but the program could."""
+        return execute_behind_fence(self.service, statement)
+
     def on_both(self, statement: str) -> None:
         """Run statements on both sides as the superuser."""
         execute(self.monolith, statement)
@@ -162,8 +171,15 @@ class Pair:
 
     def copy(self, *args: str) -> CliResult:
         """Copy, which has to succeed."""
-        done = self.run("copy", "--offline", *args)
+        done = self.run("copy", *args)
         assert done.exit_code == 0, done.stderr
+        return done
+
+    def sync(self) -> CliResult:
+        """Bring what has been written since the copy."""
+        done = self.run("sync", "--until-caught-up", "--json")
+        assert done.exit_code == 0, done.stderr
+        assert done.json["outcome"] == "caught_up"
         return done
 
     def validate(self, *args: str) -> CliResult:

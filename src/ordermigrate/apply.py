@@ -22,8 +22,13 @@ from ordermigrate.model import Index, TableMap
 from ordermigrate.stream_sessions import StreamSession
 
 DIGEST = "ordermigrate_digest"
-# Below this many rows the planner's guess by the stage's size is good enough.
-ANALYZE_FROM = 2000
+# So few rows are best found by the key's index, one by one; with more, the planner needs to know.
+FEW_ROWS = 200
+_WAYS = ("seqscan", "hashjoin", "mergejoin")
+BY_INDEX = "; ".join(f"SET LOCAL enable_{way} = off" for way in _WAYS)
+BY_STATISTICS = "; ".join(
+    [*(f"SET LOCAL enable_{way} = on" for way in _WAYS), "SET LOCAL work_mem = '64MB'"]
+)
 _SCHEMA = "pg_temp"
 
 
@@ -67,7 +72,6 @@ class Stage:
         """Return a block of apply.sql about this table."""
         common: dict[str, sql.Composable] = {
             "table": self.map.target.name.sql,
-            "alias": sql.Identifier(self.map.target.name.name),
             "key_stage": sql.Identifier(_SCHEMA, self.keys),
             "row_stage": sql.Identifier(_SCHEMA, self.rows),
             "match": self._match("t", "s"),
@@ -94,6 +98,11 @@ class Stage:
             )
         )
 
+    def analyze(self) -> str:
+        """Return the statement that lets the planner know how many keys are staged."""
+        key = sql.SQL(", ").join(map(sql.Identifier, self.map.key))
+        return self.compose("analyze_stages", key=key)
+
     def delete_keys(self) -> str:
         """Return the statement that removes the rows of the staged keys."""
         return self.compose("delete_keys", match=self._match("t", "k"))
@@ -109,11 +118,14 @@ class Stage:
         compared = [pair.name for pair in self.map.copied if not pair.is_frozen]
         statements: list[str] = []
         fixed = [name for name in self._fixed if name in compared]
-        if any(_is_intricate(index) for index in self.map.target.indexes):
+        staged = {pair.name for pair in self.map.copied}
+        if any(
+            _is_intricate(index) or (index.is_unique and not set(index.columns) <= staged)
+            for index in self.map.target.indexes
+        ):
             return [self.compose("delete_changed", differs=self._differs(compared))]
         if fixed:
             statements.append(self.compose("delete_changed", differs=self._differs(fixed)))
-        staged = {pair.name for pair in self.map.copied}
         statements.extend(
             self.compose(
                 "delete_movers",
@@ -123,7 +135,6 @@ class Stage:
             for index in self.map.target.indexes
             # One that holds the whole key can only be held by the row itself.
             if index.is_unique and not set(self.map.key) <= set(index.columns)
-            if set(index.columns) <= staged
         )
         return statements
 
@@ -159,7 +170,6 @@ class Stage:
                 sql.SQL("{}::text").format(sql.Identifier("s", name)) for name in self.map.key
             ),
             digest=sql.SQL(digest.text_digest(self.view)),
-            match=self._match(self.map.target.name.name, "s"),
         )
 
     def find_refused(self) -> str:
@@ -182,7 +192,14 @@ class Stage:
 
 def _is_intricate(index: Index) -> bool:
     """Whether an index's conflicts cannot be told by comparing columns."""
-    is_plain = index.method == "btree" and not index.is_partial and "(" not in _after_on(index)
+    is_plain = (
+        index.method == "btree"
+        and not index.is_partial
+        and "(" not in _after_on(index)
+        # Where it takes values for equal that `=` on the columns does not.
+        and " COLLATE " not in index.definition
+        and " NULLS NOT DISTINCT" not in index.definition
+    )
     return index.constraint_kind == "x" or (index.is_unique and not is_plain)
 
 
@@ -234,8 +251,8 @@ async def apply_stage(
             something there changes rows while they are written.
 
     """
-    if staged_rows >= ANALYZE_FROM:
-        await target.run(stage.compose("analyze_stages"))
+    is_few = staged_rows < FEW_ROWS and not is_compared
+    await target.run(BY_INDEX if is_few else f"{BY_STATISTICS}; {stage.analyze()}")
     await target.run("SAVEPOINT ordermigrate_apply")
     try:
         applied = await _write(target, stage, is_truncated=is_truncated, is_compared=is_compared)
@@ -243,6 +260,13 @@ async def apply_stage(
     except Refused as refused:
         if refused.sqlstate[:2] not in {"22", "23"}:
             raise
+        await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
+        try:
+            # Else a unique value that moves between rows would be taken for the cause.
+            await _delete_absent(target, stage, is_truncated=is_truncated, is_compared=is_compared)
+            await target.run(f"{stage.delete_keys()}; SET CONSTRAINTS ALL IMMEDIATE")
+        except Refused:  # something else still refers to them
+            await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
         raise await _explain(target, stage, refused) from refused
     unequal = await target.fetch(stage.find_unequal())
     if unequal:
@@ -263,13 +287,10 @@ async def apply_stage(
 async def _write(
     target: StreamSession, stage: Stage, *, is_truncated: bool, is_compared: bool
 ) -> Applied:
-    deleted = written = 0
-    if is_truncated:
-        deleted += await target.count(stage.compose("delete_all"))
-    elif is_compared:
-        deleted += await target.count(
-            stage.compose("delete_strangers", stage=sql.Identifier(_SCHEMA, stage.all_keys))
-        )
+    written = 0
+    deleted = await _delete_absent(
+        target, stage, is_truncated=is_truncated, is_compared=is_compared
+    )
     deleted += await target.count(stage.delete_gone())
     for statement in stage.make_way():
         await target.run(statement)
@@ -279,9 +300,21 @@ async def _write(
     return Applied(written, deleted)
 
 
+async def _delete_absent(
+    target: StreamSession, stage: Stage, *, is_truncated: bool, is_compared: bool
+) -> int:
+    """Remove the rows that a mark in the log stands for; return how many."""
+    if is_truncated:
+        return await target.count(stage.compose("delete_all"))
+    if is_compared:
+        return await target.count(
+            stage.compose("delete_strangers", stage=sql.Identifier(_SCHEMA, stage.all_keys))
+        )
+    return 0
+
+
 async def _explain(target: StreamSession, stage: Stage, refused: Refused) -> OrdermigrateError:
     """Name the row that the target refuses, the constraint, and what the server says of it."""
-    await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
     await target.run(stage.find_refused())
     found = await target.fetch(queries.get("apply", "read_refused"))
     if not found:

@@ -196,6 +196,8 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
             except (ConnectionLost, GaveWay, AttemptOver) as over:
                 # The source first: whoever waits for our locks should not wait for the target too.
                 await keeper.close()
+                if job.throttle.reason:  # to wait for the source is no lack of progress
+                    progress.last, progress.fruitless = time.monotonic(), 0
                 reporter.report(AttemptEnded(attempt.number, str(over)))
                 with contextlib.suppress(OrdermigrateError):
                     await ledger.end_attempt(book, attempt.number, str(over))
@@ -338,7 +340,8 @@ async def _work(attempt: _Attempt, number: int) -> None:
         await _import_snapshot(attempt, source)
         last_start = attempt.deadline - 0.1 * job.config.limits.max_snapshot_age_minutes * 60
         while attempt.chunks and time.monotonic() < last_start:
-            await job.throttle.wait()
+            if await job.throttle.wait():
+                attempt.progress.last = time.monotonic()
             if not attempt.chunks:
                 break
             chunk = attempt.chunks.popleft()

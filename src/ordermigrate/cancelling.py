@@ -7,6 +7,7 @@ it again, and no other command takes the half of it for a migration.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from psycopg import sql
@@ -41,7 +42,7 @@ async def cancel(
         if is_dry_run:
             return Cancellation(run, tuple(steps), is_dry_run=True)
         if other is not None:
-            await sides.note_intent(service, sides.CANCELLING)
+            await _begin(config, service, is_dropping=is_dropping)
         if one is not None:
             await _clear_monolith(monolith, config)
         if other is not None:
@@ -98,12 +99,7 @@ async def _clear_service(
     tables = await _read_present(service, [each.target for each in config.tables])
     if is_dropping:
         async with service.transaction():
-            for table in tables:
-                await service.run(
-                    sql.SQL("DROP TABLE {}").format(table.name.sql).as_string(None)
-                    if not table.incoming_keys
-                    else sql.SQL("DROP TABLE {} CASCADE").format(table.name.sql).as_string(None)
-                )
+            await _drop_tables(service, tables)
             await sides.remove(service)
         return []
     await indexes.restore(config, Side.SERVICE, reporter)
@@ -114,6 +110,32 @@ async def _clear_service(
         await fence.remove(service, await catalog.read_own_triggers(service))
         await sides.remove(service)
     return notes
+
+
+async def _drop_tables(service: Session, tables: Sequence[Table]) -> None:
+    if tables:  # at once, so that they may depend on each other, and without CASCADE
+        names = sql.SQL(", ").join(table.name.sql for table in tables)
+        await service.run(sql.SQL("DROP TABLE {}").format(names).as_string(None))
+
+
+async def _begin(config: Config, service: Session, *, is_dropping: bool) -> None:
+    """Say that the cancellation has begun, after seeing that nothing outside is in its way."""
+    if is_dropping:
+        await _require_droppable(config, service)
+    await sides.note_intent(service, sides.CANCELLING)
+
+
+class _Tried(Exception):
+    """Undoes what was only tried."""
+
+
+async def _require_droppable(config: Config, service: Session) -> None:
+    """Raise `Refused` where something outside the family depends on its tables on the service."""
+    tables = await _read_present(service, [each.target for each in config.tables])
+    with contextlib.suppress(_Tried):
+        async with service.transaction():
+            await _drop_tables(service, tables)
+            raise _Tried
 
 
 async def _read_present(session: Session, names: Sequence[TableName]) -> list[Table]:

@@ -22,6 +22,12 @@ from ordermigrate.errors import Refused
 from ordermigrate.model import Leaf, OwnTrigger, Table, TableName
 
 PREFIX = "ordermigrate_capture_"
+_SAME = {
+    "uuid": "uuid_eq",
+    "smallint": "int2eq",
+    "integer": "int4eq",
+    "bigint": "int8eq",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ async def install(
     async with session.transaction():
         for table in tables:
             logs[table.name] = await change_logs.create(session, table)
-            await _create_functions(session, logs[table.name])
+            await _create_functions(session, table, logs[table.name])
     fine = {(each.table, each.name) for each in triggers if each.enabled == "A"}
     missing = [
         (table, wanted)
@@ -180,7 +186,25 @@ def _key(log: ChangeLog, row: str) -> sql.Composed:
     )
 
 
-async def _create_functions(session: Session, log: ChangeLog) -> None:
+def _same_key(table: Table, log: ChangeLog) -> sql.Composed:
+    """Return the condition that an update has left the key as it was, to the last bit.
+
+    For types whose equal values look alike, by the function behind `=`: every update pays for it.
+    """
+    types = [column.type_name for name in log.key if (column := table.column(name)) is not None]
+    if all(each in _SAME for each in types):
+        return sql.SQL(" AND ").join(
+            sql.SQL("pg_catalog.{}(OLD.{}, NEW.{})").format(
+                sql.Identifier(_SAME[type_name]), sql.Identifier(name), sql.Identifier(name)
+            )
+            for name, type_name in zip(log.key, types, strict=True)
+        )
+    return sql.SQL(
+        "ROW({})::pg_catalog.record OPERATOR(pg_catalog.*=) ROW({})::pg_catalog.record"
+    ).format(_key(log, "OLD"), _key(log, "NEW"))
+
+
+async def _create_functions(session: Session, table: Table, log: ChangeLog) -> None:
     for what in ("row", "truncate"):
         await session.fetch_all(
             "capture",
@@ -190,6 +214,7 @@ async def _create_functions(session: Session, log: ChangeLog) -> None:
             log_key=sql.SQL(", ").join(map(sql.Identifier, log.columns)),
             old_key=_key(log, "OLD"),
             new_key=_key(log, "NEW"),
+            same_key=_same_key(table, log),
         )
         await session.fetch_all("capture", "keep_function_private", function=_function(log, what))
 

@@ -115,6 +115,12 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
             )
 
 
+async def find_name(session: Session, oid: int) -> str | None:
+    """Return the name that a table has now; None where there is none of that oid."""
+    row = await session.fetch_one("catalog", "find_name", oid)
+    return str(row.name) if row else None
+
+
 async def _find_similar(session: Session, name: TableName) -> list[TableName]:
     rows = await session.fetch_all("catalog", "find_similar_tables", name.name)
     known = [TableName(row.schema_name, row.table_name) for row in rows]

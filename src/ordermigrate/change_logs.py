@@ -79,7 +79,8 @@ async def create(session: Session, table: Table) -> ChangeLog:
         "change_logs", "insert_capture", str(table.name), list(table.primary_key)
     )
     (log,) = [each for each in await read_all(session) if each.table == str(table.name)]
-    types = [column.type_name for name in log.key if (column := table.column(name)) is not None]
+    # Below any domain: one that forbids NULL would forbid marks, and none has a say in a log.
+    types = [column.base_type for name in log.key if (column := table.column(name)) is not None]
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_name))
         for name, type_name in zip(log.columns, types, strict=True)
@@ -96,6 +97,19 @@ async def read_all(session: Session) -> list[ChangeLog]:
         ChangeLog(row.number, row.table_name, tuple(row.key_columns))
         for row in await session.fetch_all("change_logs", "read_captures")
     ]
+
+
+async def find_missing(session: Session, tables: Sequence[TableName]) -> list[str]:
+    """Say in sentences which tables' logs are not there; empty where all are.
+
+    Without its log a table takes no writes, and what was waiting in it is known to nobody.
+    """
+    known = {log.table for log in await read_all(session)}
+    if known:
+        known -= {
+            row.table_name for row in await session.fetch_all("change_logs", "find_missing_logs")
+        }
+    return [f"the change log of {name} is missing" for name in tables if str(name) not in known]
 
 
 def measure_query(logs: Sequence[ChangeLog]) -> str:

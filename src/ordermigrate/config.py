@@ -69,7 +69,7 @@ class ColumnRule(_Strict):
 
     sql: str = Field(min_length=1, description="An expression over the monolith's row.")
     depends: Depends | None = Field(
-        default=None, description="To come: what else it reads, so that changes there are noticed."
+        default=None, description="To come: what else it reads; sync refuses a column that has it."
     )
     frozen: bool = Field(
         default=False, description="Copied once and left out of comparisons, which is reported."

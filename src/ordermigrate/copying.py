@@ -23,7 +23,7 @@ from ordermigrate import (
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
-from ordermigrate.errors import Refused
+from ordermigrate.errors import Busy, Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
 from ordermigrate.model import Side, TableMap
@@ -79,19 +79,28 @@ async def _complete_once(config: Config, maps: list[TableMap], run: Run, reporte
         db.opened(config, Side.SERVICE, "copy: end") as service,
         db.opened(config, Side.MONOLITH, "copy: end") as monolith,
     ):
-        now = await ledger.read_run(service)
-        if now is not None and now.phase is Phase.COPIED:
-            return now  # only the reply was lost
-        if await ledger.count_snapshots(service) > 1:
-            await subtraction.subtract(config, (monolith, service), maps, reporter)
-        await indexes.restore(config, Side.SERVICE, reporter)
-        names = [each.target.name for each in maps]
-        await run_together(
-            indexes.analyze(config, Side.SERVICE, names, reporter),
-            gates.require_known_rows(service, maps),
-        )
-        await _require_same_source(monolith, service, maps)
-        return await _close(service, maps, run)
+        if done := await _find_completed(service):
+            return done  # only the reply was lost
+        try:
+            if await ledger.count_snapshots(service) > 1:
+                await subtraction.subtract(config, (monolith, service), maps, run, reporter)
+            await indexes.restore(config, Side.SERVICE, reporter)
+            names = [each.target.name for each in maps]
+            await run_together(
+                indexes.analyze(config, Side.SERVICE, names, reporter),
+                gates.require_known_rows(service, maps),
+            )
+            await _require_same_source(monolith, service, maps)
+            return await _close(service, maps, run)
+        except Busy:
+            if done := await _find_completed(service):
+                return done  # a second copy has closed it: the operator's lock went meanwhile
+            raise
+
+
+async def _find_completed(service: Session) -> Run | None:
+    run = await ledger.read_run(service)
+    return run if run is not None and run.phase in {Phase.COPIED, Phase.SYNCING} else None
 
 
 async def _require_same_source(monolith: Session, service: Session, maps: list[TableMap]) -> None:

@@ -77,8 +77,13 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     gone: list[tuple[str, str]] = []
     for name in sorted(before["tables"].keys() & after["tables"].keys()):
         old, new = (each["tables"][name]["leaves"] for each in (before, after))
-        gone.extend((name, leaf) for leaf in sorted(old) if new.get(leaf) != old[leaf])
-        added.extend((name, leaf) for leaf in sorted(new) if new[leaf] != old.get(leaf))
+        # A plain table is its own only part; that it was made anew is told as drift.
+        gone.extend(
+            (name, leaf) for leaf in sorted(old) if leaf != name and new.get(leaf) != old[leaf]
+        )
+        added.extend(
+            (name, leaf) for leaf in sorted(new) if leaf != name and new[leaf] != old.get(leaf)
+        )
     moved = {leaf for _, leaf in (*added, *gone)}
     return Changes(
         tuple(explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"]))),
@@ -154,4 +159,18 @@ def _explain_section(
         elif key not in new:
             yield f"{label(key)} was dropped"
         elif old[key] != new[key]:
-            yield f"{label(key)} changed from {old[key]} to {new[key]}"
+            was, now = (
+                ", ".join(
+                    _say(mine) for mine, theirs in zip(one, other, strict=True) if mine != theirs
+                )
+                for one, other in ((old[key], new[key]), (new[key], old[key]))
+            )
+            yield f"{label(key)} changed from {was} to {now}"
+
+
+def _say(value: object) -> str:
+    if isinstance(value, list):
+        return f"({', '.join(map(str, value))})"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in {None, ""} else str(value)

@@ -24,7 +24,7 @@ from ordermigrate.model import Side, TableMap
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Following, Reporter, SyncWaits
 from ordermigrate.rounds import Line, PartCollides, StructureChanged
-from ordermigrate.sqlstates import ConnectionLost
+from ordermigrate.sqlstates import MISSING, ConnectionLost
 from ordermigrate.sync import Tally
 
 STANDBY_SECONDS = 1.0
@@ -51,8 +51,8 @@ async def stand(
     """Open both sides and a line between them, after the gates that every round needs."""
     async with db.open_pair(config, command) as (monolith, service):
         run = await require_copied(monolith, service)
-        await catalog.require_tables(monolith, [each.name for each in config.tables])
-        await catalog.require_tables(service, [each.target for each in config.tables])
+        await gates.require_tables(monolith, [each.name for each in config.tables], service)
+        await gates.require_tables(service, [each.target for each in config.tables], service)
         await preflight.require_rights(monolith, service, config.tables)
         preflight.require_followable(config.tables)
         row = await sides.read(service)
@@ -97,10 +97,16 @@ async def _read_versions(config: Config, monolith: Session, service: Session) ->
 async def require_copied(monolith: Session, service: Session) -> Run:
     """Return the run, or raise `Refused` unless its copy is complete."""
     run = await gates.read_run(monolith, service)
-    if run is None or run.phase not in {Phase.COPIED, Phase.SYNCING}:
-        phase = run.phase if run else Phase.NEW
+    if run is None:
         raise Refused(
-            f"The migration is in phase {phase}: the copy is not complete",
+            "There is no migration between these two databases: it has not been begun, or was "
+            "cancelled",
+            wanted="A migration whose copy is complete",
+            todo="Run `ordermigrate prepare` and `ordermigrate copy` if one is wanted",
+        )
+    if run.phase not in {Phase.COPIED, Phase.SYNCING}:
+        raise Refused(
+            f"The migration is in phase {run.phase}: the copy is not complete",
             wanted="Every row of the copy's snapshot on the service; what was written since is "
             "then applied to it",
             todo="Run `ordermigrate copy` first",
@@ -142,15 +148,17 @@ async def persist(
     while True:
         alive_at = tally.alive_at
         try:
-            return await work()
+            return await _attempt(work, is_first=not failures)
         except PartCollides:
             tally.takes_all = True
         except StructureChanged as changed:
-            if failures and tally.alive_at == alive_at and _is_over(config, tally):
+            if tally.alive_at != alive_at:
+                failures = 0
+            if failures and _is_over(config, tally):
                 raise _explain_unrest(changed) from None
             failures += 1
             reporter.report(SyncWaits(str(changed)))
-        except (ConnectionLost, GaveWay, LockTimeout) as lost:
+        except (ConnectionLost, GaveWay, LockTimeout, _Missing) as lost:
             if tally.alive_at != alive_at:
                 failures = 0
             if _is_over(config, tally):
@@ -162,6 +170,19 @@ async def persist(
             await asyncio.wait_for(stop.wait(), pause)
         if stop.is_set():
             return None
+
+
+class _Missing(Refused):
+    """Something that was there a moment ago is not: cancelled, or dropped; another look tells."""
+
+
+async def _attempt(work: Callable[[], Awaitable[_T]], *, is_first: bool) -> _T:
+    try:
+        return await work()
+    except Refused as refused:
+        if refused.sqlstate in MISSING and is_first:
+            raise _Missing(refused.fact, wanted=refused.wanted, todo=refused.todo) from refused
+        raise
 
 
 def _is_over(config: Config, tally: Tally) -> bool:
@@ -177,10 +198,14 @@ def _explain_unrest(changed: StructureChanged) -> Refused:
     )
 
 
-async def take_sync_lock(service: Session, stop: asyncio.Event, reporter: Reporter) -> bool:
+async def take_sync_lock(
+    service: Session, tally: Tally, stop: asyncio.Event, reporter: Reporter
+) -> bool:
     """Wait as a standby until no other sync is at work; False if told to stop meanwhile."""
     is_told = False
     while not (await service.fetch_one("sessions", "try_sync_lock")).is_ours:
+        # All is well: patience with what breaks later begins then, not when this began to wait.
+        tally.alive_at = asyncio.get_running_loop().time()
         if not is_told:
             reporter.report(SyncWaits("another sync is at work; standing by"))
             is_told = True
@@ -202,7 +227,7 @@ async def run_sync(
 ) -> Run | None:
     """Follow the source over one set of connections, until enough, stopped, or cut off."""
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
-        if not await take_sync_lock(standby, stop, reporter):
+        if not await take_sync_lock(standby, tally, stop, reporter):
             return None
         async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
             run = footing.run

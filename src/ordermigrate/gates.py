@@ -15,7 +15,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
-from ordermigrate.model import TableMap
+from ordermigrate.model import TableMap, TableName
 from ordermigrate.phases import Phase
 
 
@@ -38,16 +38,46 @@ async def stand_on_ground(
         run = await read_run(monolith, service)
         if not is_dry_run:
             await ledger.take_operator_lock(service)
-        await catalog.require_tables(monolith, [each.name for each in config.tables])
+        await require_tables(monolith, [each.name for each in config.tables], service)
         is_absent = await _apply_family(config, service, steps, is_dry_run=is_dry_run)
         if is_absent and is_dry_run:
             yield Ground(monolith, service, [], None)
             return
-        await catalog.require_tables(service, [each.target for each in config.tables])
+        await require_tables(service, [each.target for each in config.tables], service)
         await preflight.require_rights(monolith, service, config.tables)
         maps = await read_maps(config, monolith, service)
         preflight.require_sound_tables(maps)
         yield Ground(monolith, service, maps, run)
+
+
+async def require_tables(session: Session, names: Sequence[TableName], service: Session) -> None:
+    """Raise unless the tables are there and readable; of a copied one, say what became of it.
+
+    Raises:
+        UsageError: A name is no table, and never was one of this migration.
+        Refused: A table was renamed or dropped since the copy, or may not be read.
+
+    """
+    if await ledger.read_run(service) is not None:
+        known = (await ledger.read_structure(service, session.side) or {"tables": {}})["tables"]
+        for each in await catalog.find_tables(session, names):
+            if each.oid is None and str(each.name) in known:
+                now = await catalog.find_name(session, known[str(each.name)]["oid"])
+                raise _explain_gone(session, each.name, now)
+    await catalog.require_tables(session, names)
+
+
+def _explain_gone(session: Session, name: TableName, now: str | None) -> Refused:
+    return Refused(
+        f"{name} is not on the {session.side} any more: it was "
+        + (f"renamed to {now}" if now else "dropped"),
+        wanted="The tables that were copied, under the names that they had then",
+        todo=f"Give {now} its old name and schema back" + "; nothing is lost, what was written "
+        "meanwhile is in the change logs"
+        if now
+        else "Create it again and begin anew with `ordermigrate copy --restart`, or give the "
+        "migration up with `ordermigrate cancel`",
+    )
 
 
 async def read_run(monolith: Session, service: Session) -> Run | None:
@@ -73,8 +103,10 @@ async def read_run(monolith: Session, service: Session) -> Run | None:
         raise Refused(
             f"The service belongs to migration {run.run}, but the monolith's database "
             f"{identity.database} does not",
-            wanted=f"The database with which it was begun ({run.monolith.get('database')})",
-            todo="Correct the monolith's DSN",
+            wanted="The database with which it was begun "
+            f"({run.monolith.get('database')}), and in it the schema ordermigrate",
+            todo="Correct the monolith's DSN; if it is the right database and somebody has dropped "
+            "the schema, or restored it from before, `ordermigrate cancel` removes the rest",
         )
     return run
 

@@ -104,14 +104,16 @@ async def _restore_key(target: Session, recorded: RecordedObject) -> list[str]:
         "indexes", "find_constraint", table.schema, table.name, recorded.name
     )
     if there is None:
-        await target.run("SAVEPOINT restore_key")
-        try:
-            await target.run_long(_add_constraint(table, name, recorded.definition))
-        except Refused:
-            await target.run("ROLLBACK TO SAVEPOINT restore_key")
-            definition = f"{recorded.definition['definition']} NOT VALID"
-            await target.run(_add_constraint(table, name, {"definition": definition}))
+        definition = str(recorded.definition["definition"])
+        lenient = f"{definition} NOT VALID"
+        is_back = await _try_key(target, table, name, definition)
+        if not is_back and await _try_key(target, table, name, lenient):
             notes.append(f"foreign key {recorded.name} on {table} is NOT VALID: rows break it")
+        elif not is_back:
+            notes.append(
+                f"foreign key {recorded.name} on {table} cannot be brought back, for a table or "
+                f"column of it is gone: {definition}"
+            )
     await ledger.mark_restored(target, recorded)
     return notes
 
@@ -233,6 +235,16 @@ async def restore(config: Config, side: Side, reporter: Reporter) -> None:
             await _restore_check(book, recorded)
     finally:
         await book.close()
+
+
+async def _try_key(target: Session, table: TableName, name: sql.Identifier, text: str) -> bool:
+    await target.run("SAVEPOINT restore_key")
+    try:
+        await target.run_long(_add_constraint(table, name, {"definition": text}))
+    except Refused:
+        await target.run("ROLLBACK TO SAVEPOINT restore_key")
+        return False
+    return True
 
 
 def _is_attachable(definition: dict[str, object]) -> bool:

@@ -33,6 +33,7 @@ from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
+from ordermigrate.errors import LockTimeout, Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
 from ordermigrate.model import Side, Table, TableMap
@@ -93,6 +94,9 @@ async def _prepare(
 
 async def _plan_preparation(ground: Ground) -> list[str]:
     steps: list[str] = []
+    if not ground.maps:  # the service's tables are still to be created
+        steps.append("fence the service's tables off: only ordermigrate writes there")
+        steps.append("capture writes to the monolith's tables, under a lock for a moment")
     for each in ground.maps:
         steps.extend(
             f"switch off trigger {trigger.name} on {each.target.name} until the service owns it"
@@ -117,6 +121,7 @@ async def _plan_preparation(ground: Ground) -> list[str]:
 async def _prepare_service(ground: Ground, run_id: str) -> list[str]:
     service = ground.service
     async with service.transaction():
+        await service.fetch_all("sessions", "take_prepare_lock")
         run_id = await sides.install(service, run_id, is_hot=False)
         await ledger.install(service, run_id, __version__, ground.monolith.identity)
         done = await indexes.silence(service, ground.maps)
@@ -139,11 +144,16 @@ async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
     monolith = ground.monolith
     async with monolith.transaction():
         await sides.install(monolith, run_id, is_hot=True)
-    return await capture.install(
-        monolith,
-        [each.source for each in ground.maps],
-        await catalog.read_own_triggers(monolith),
+    tables = [each.source for each in ground.maps]
+    triggers = await catalog.read_own_triggers(monolith)
+    gaps = capture.find_gaps(tables, triggers) + await change_logs.find_missing(
+        monolith, [each.name for each in tables]
     )
+    if gaps and ground.run and ground.run.phase in {Phase.COPIED, Phase.SYNCING}:
+        reason = f"capture on the monolith had gaps: {'; '.join(gaps)}"
+        await ledger.void_validations(ground.service, reason)
+    done = await capture.install(monolith, tables, triggers)
+    return done or [f"mended: {gap}" for gap in gaps]
 
 
 async def copy(
@@ -388,7 +398,8 @@ async def _read_sync(monolith: Session, service: Session, config: Config) -> Syn
     logs = await change_logs.read_all(monolith)
     if not logs:
         return None
-    waiting = await change_logs.measure(monolith, logs)
+    missing = await change_logs.find_missing(monolith, [each.name for each in config.tables])
+    waiting = [] if missing else await change_logs.measure(monolith, logs)
     triggers = {each.side: await catalog.read_own_triggers(each) for each in (monolith, service)}
     tables: dict[Side, list[Table]] = {}
     for session, names in (
@@ -396,17 +407,18 @@ async def _read_sync(monolith: Session, service: Session, config: Config) -> Syn
         (service, [each.target for each in config.tables]),
     ):
         found = await catalog.find_tables(session, names)
-        present = [each.name for each in found if each.oid is not None]
-        tables[session.side] = list((await catalog.read_tables(session, present)).values())
+        present = [each.name for each in found if each.kind in {"r", "p"}]
+        try:
+            tables[session.side] = list((await catalog.read_tables(session, present)).values())
+        except (LockTimeout, Refused) as unreadable:
+            # Somebody is altering them, or has: what else there is to tell is wanted all the more.
+            missing.append(f"the {session.side}'s tables cannot be looked at: {unreadable.fact}")
     return SyncStatus(
         sum(each.changes for each in waiting),
         max((each.age_seconds or 0.0 for each in waiting), default=0.0),
         (await service.fetch_one("sessions", "is_sync_at_work")).is_at_work,
         await ledger.read_last_round(service),
-        {
-            side.value: fence.describe(tables[side], triggers[side])
-            for side in (Side.MONOLITH, Side.SERVICE)
-        },
+        {side.value: fence.describe(tables[side], triggers[side]) for side in tables},
         await fence.count_refused(service),
-        tuple(capture.find_gaps(tables[Side.MONOLITH], triggers[Side.MONOLITH])),
+        (*missing, *capture.find_gaps(tables.get(Side.MONOLITH, []), triggers[Side.MONOLITH])),
     )

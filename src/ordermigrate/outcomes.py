@@ -137,6 +137,7 @@ class Validation:
     verdict: Verdict
     validation_id: int | None
     repaired_rows: int = 0
+    is_syncing: bool = False
 
 
 def describe_table(verdict: TableVerdict) -> dict[str, Any]:

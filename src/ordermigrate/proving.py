@@ -144,7 +144,14 @@ async def _validate_aligned(
         rows = sum(repairs.rows.values())
         if not rows or repaired:
             return Validation(
-                footing.run.run, footing.run.phase, verdict, number, repaired_rows=repaired
+                footing.run.run,
+                footing.run.phase,
+                verdict,
+                number,
+                repaired_rows=repaired,
+                is_syncing=(
+                    await footing.service.fetch_one("sessions", "is_sync_at_work")
+                ).is_at_work,
             )
         # The next round applies them, and the next verdict tells whether that was all.
         repaired = rows

@@ -28,6 +28,8 @@ TRANSIENT = frozenset(
         "57P05",  # idle_session_timeout
     }
 )
+# A table, a column, a schema or another object is not there.
+MISSING = frozenset({"42P01", "42703", "3F000", "42704"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def to_error(side: Side, said: ServerError) -> OrdermigrateError:
     return error
 
 
-def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901, PLR0911  a table
+def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901, PLR0911, PLR0912  a table
     state, text = said.sqlstate, said.message.strip().rstrip(".")
     quoted = f"{text} (SQLSTATE {state})" if state else text
     if not state or state in TRANSIENT or state.startswith("08"):
@@ -99,6 +101,14 @@ def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901
             f"The {side}'s server cannot do what was asked of it: {quoted}",
             todo="See what the message names; it may have to be taken off the table first",
         )
+    if state == "2BP01":
+        return Refused(
+            f"Something on the {side} depends on what is to go: {quoted}"
+            + (f" ({said.detail.rstrip('.')})" if said.detail else ""),
+            wanted="Nothing outside the family that hangs on it",
+            todo="Drop what is named, or have it depend on something else; then run the command "
+            "again",
+        )
     if state == "55P03":
         return LockTimeout(
             f"A lock on the {side} could not be had in time: {quoted}",
@@ -110,7 +120,7 @@ def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901
             todo="If the server is merely slow, raise statement_timeout_seconds under "
             f"[limits.{side}], or max_snapshot_age_minutes for a scan; then run the command again",
         )
-    if state in {"42P01", "42703", "3F000", "42704"}:
+    if state in MISSING:
         return Refused(
             f"Something that was there before is missing on the {side}: {quoted}",
             wanted="Tables and columns as they were when the migration was prepared",

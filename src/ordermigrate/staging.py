@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from ordermigrate import digest, streams
-from ordermigrate.apply import Stage
+from ordermigrate.apply import BY_INDEX, BY_STATISTICS, Stage
 from ordermigrate.change_logs import ChangeLog
 from ordermigrate.model import TableMap
 from ordermigrate.stream_sessions import StreamSession
@@ -48,7 +48,10 @@ async def stage_rows(
         keys: About how many there are.
 
     """
-    await source.run(_joining(keys, stage.map))
+    if _is_few(keys, stage.map):
+        await source.run(BY_INDEX)
+    else:
+        await source.run(f"{BY_STATISTICS}; {log.compose('analyze_log')}")
     return await _pipe(
         source,
         target,
@@ -66,16 +69,13 @@ async def find_part(source: StreamSession, log: ChangeLog, changes: int) -> int 
     return rows[0]["end_block"] if rows else None
 
 
-def _joining(keys: int, table: TableMap) -> str:
-    """Return settings by which the rows of a few keys are always fetched through the key's index.
+def _is_few(keys: int, table: TableMap) -> bool:
+    """Whether the rows of so many keys are best fetched one by one.
 
-    The server knows neither how many entries of a log are waiting nor how many are dead.
+    The server knows neither how many entries of a log are waiting nor how many are dead; where it
+    matters, it is told.
     """
-    is_few = keys < max(1000, table.source.rows_estimate // 50)
-    value = "off" if is_few else "on"
-    return "; ".join(
-        f"SET LOCAL enable_{way} = {value}" for way in ("seqscan", "hashjoin", "mergejoin")
-    )
+    return keys < max(1000, table.source.rows_estimate // 50)
 
 
 def _keys(table: TableMap, entries: sql.Composed) -> str:

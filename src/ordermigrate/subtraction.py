@@ -16,14 +16,25 @@ from ordermigrate.apply import Stage
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
+from ordermigrate.errors import Busy
+from ordermigrate.ledger import Run
 from ordermigrate.model import TableMap
 from ordermigrate.progress import Reporter, Subtracted
 
 
 async def subtract(
-    config: Config, sides: tuple[Session, Session], maps: Sequence[TableMap], reporter: Reporter
+    config: Config,
+    sides: tuple[Session, Session],
+    maps: Sequence[TableMap],
+    run: Run,
+    reporter: Reporter,
 ) -> None:
-    """Take those rows off, and note how many; safe to repeat until a round has run."""
+    """Take those rows off, and note how many; safe to repeat until a round has run.
+
+    Raises:
+        Busy: The copy has been closed, or begun anew, by somebody else.
+
+    """
     control, _ = sides
     stages = [
         Stage(each, number, digest.target_view(each, Algorithm.MD5, is_same_byte_order=True))
@@ -44,12 +55,20 @@ async def subtract(
         )
         await target.run("BEGIN")
         await target.fetch_one("sides", "show_pass")
+        # Nobody closes the copy before this is committed; once it is closed, rounds take entries
+        # off the log, and what is taken off here would not come back.
+        held = await target.fetch_one("ledger", "hold_phase", run.run, run.phase.value)
+        if held is None:
+            raise Busy(
+                f"Migration {run.run} has left phase {run.phase} while this command was at work",
+                todo="See `ordermigrate status`, then run the command again if it is still wanted",
+            )
         removed: dict[str, int] = {}
         for stage in stages:
             label = stage.map.label
             entries = logs[label].entries(change_logs.ALL)
             if await staging.stage_keys(source, target, stage, entries):
-                await target.run(stage.compose("analyze_stages"))
+                await target.run(stage.analyze())
                 removed[label] = await target.count(stage.delete_keys())
                 await target.fetch_one("ledger", "add_subtraction", label, removed[label])
         await target.run("COMMIT")

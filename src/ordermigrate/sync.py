@@ -18,7 +18,7 @@ from typing import Any
 from ordermigrate import capture, catalog, change_logs, fence, fingerprints, ledger, rounds, sides
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
-from ordermigrate.model import OwnTrigger, Table, TableMap
+from ordermigrate.model import OwnTrigger, Table, TableMap, TableName
 from ordermigrate.progress import (
     Quiet,
     Reporter,
@@ -228,6 +228,7 @@ async def _settle_source(
         for gap in capture.find_gaps(seen.tables, seen.triggers)
         if gap.partition(" on ")[2].partition(" is missing")[0] not in added
     ]
+    gaps += await change_logs.find_missing(hot, [each.name for each in seen.tables])
     if gaps:
         raise Refused(
             f"Capture on the {hot.side} has gaps: {'; '.join(gaps)}",
@@ -316,6 +317,9 @@ async def _settle_target(
         found.append(f"the fence on the {cold.side} was mended: {'; '.join(gaps)}")
     if known is not None:
         changes = fingerprints.compare_sides(known, seen.describe())
-        void.extend(changes.drift)
-        # A part that is new was empty, or its rows are seen to be strangers when they are compared.
+        void.extend((*changes.drift, *changes.rewritten))
+        void.extend(f"{part} is not a part of {name} any more" for name, part in changes.parts_gone)
+        for name, part in changes.parts_added:
+            if not await ledger.is_empty(cold, TableName.parse(part)):
+                void.append(f"{part} was attached to {name} with rows in it")
         void.extend(f"the fence on the {cold.side} was down: {each}" for each in changes.triggers)

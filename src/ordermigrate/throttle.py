@@ -7,6 +7,7 @@ creates. Chunks that are under way are finished; the next one waits, and says fo
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -60,6 +61,10 @@ def parse(given: tuple[str, ...]) -> Signs:
         raise UsageError(
             "A limit given with --throttle is not a number", wanted=_WANTED, todo="Correct it"
         ) from None
+    if not math.isfinite(signs.replica_lag_seconds or 0):
+        raise UsageError(
+            "A limit given with --throttle is not a number", wanted=_WANTED, todo="Correct it"
+        )
     if min(signs.replica_lag_seconds or 0, signs.active_sessions or 0) < 0:
         raise UsageError(
             "A limit given with --throttle is negative", wanted=_WANTED, todo="Correct it"
@@ -75,10 +80,12 @@ class Throttle:
     reason: str = ""
     _is_clear: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def wait(self) -> None:
-        """Return once the copy may go on."""
-        if self.signs.is_any:
-            await self._is_clear.wait()
+    async def wait(self) -> bool:
+        """Return once the copy may go on, and whether it had to wait."""
+        if not self.signs.is_any or self._is_clear.is_set():
+            return False
+        await self._is_clear.wait()
+        return True
 
     async def watch(self, session: Session, reporter: Reporter) -> NoReturn:
         """Look at the signs until cancelled.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -14,10 +15,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
-from ordermigrate import cli
-from ordermigrate.demo import binaries
-from tests.fix_orders import RunCli, RunningCli, StartCli, WriteToml, cli_environment
+from ordermigrate import cli, console, db, migration, sides
+from ordermigrate.config import Config
+from ordermigrate.demo import binaries, databases, reckoning, story
+from ordermigrate.demo.traffic import Traffic
+from ordermigrate.errors import OrdermigrateError
+from ordermigrate.model import Side
+from ordermigrate.outcomes import SyncResult
+from ordermigrate.progress import Reporter
+from tests.acceptance.test_terminals import drawn_lines, run_in_terminal
+from tests.fix_orders import (
+    Hub,
+    MakeHub,
+    RunCli,
+    RunningCli,
+    StartCli,
+    WriteToml,
+    cli_environment,
+)
 from tests.fix_postgres import TestServers, execute
 
 needs_wheel = pytest.mark.skipif(
@@ -26,14 +43,22 @@ needs_wheel = pytest.mark.skipif(
 STEPS = (
     "1. Two PostgreSQL servers",
     "2. A monolith with orders",
-    "3. Copy",
-    "$ ordermigrate copy --offline",
-    "4. Prove it",
-    "$ ordermigrate validate --checksums",
-    "5. Try to fool it",
-    "6. Mend it, and prove again",
-    "7. What you have seen",
+    "3. An application that does not stop",
+    "4. Copy, while they write",
+    "$ ordermigrate copy\n",
+    "5. Sync: catch up, and keep in step",
+    "$ ordermigrate sync\n",
+    "6. Prove it, under fire",
+    "$ ordermigrate validate --checksums\n",
+    "7. Try to fool it",
+    "ERROR:  public.orders is fenced: the monolith owns it\n",
+    "8. Mend it, and prove again",
+    "$ ordermigrate validate --repair\n",
+    "9. Every write, counted",
+    "10. What you have seen",
 )
+# One sample of backlog and lag: when, how many, how old.
+SAMPLE = re.compile(r"^ +[\d.]+ s  backlog +([\d,]+)  lag +([\d.]+) s$", re.MULTILINE)
 
 
 @pytest.fixture
@@ -89,10 +114,117 @@ def test_the_demo_tells_the_whole_story_as_plain_text_and_leaves_nothing(
     assert places == sorted(places)
     assert "\x1b" not in done.stdout + done.stderr
     assert not [line for line in done.stderr.splitlines() if "Traceback" in line]
-    assert "Equal: 2,000 orders" in done.stdout
-    assert "Equal again: 2,000 orders" in done.stdout
-    assert re.search(r"rows +2,000 in \d+\.\d s, [\d,]+ rows/s", done.stdout)
+    assert re.search(r"rows +[\d,]+ in \d+\.\d s, [\d,]+ rows/s", done.stdout)
+    assert re.search(r"^Equal: [\d,]+ orders", done.stdout, re.MULTILINE)
+    assert re.search(r"^Repaired: 1 row. Equal again: [\d,]+ orders", done.stdout, re.MULTILINE)
+    assert_traffic_never_stopped(done.stdout)
     assert_nothing_is_left(temporary)
+
+
+def assert_traffic_never_stopped(told: str) -> None:
+    """In each part they wrote, the service came into step, and what was written is all there."""
+    parts = re.findall(
+        r"^  (?:writers|meanwhile) +([\d,]+) writes acknowledged", told, re.MULTILINE
+    )
+    assert len(parts) == 4
+    assert all(int(each.replace(",", "")) > 50 for each in parts), parts
+    samples = SAMPLE.findall(told)
+    assert len(samples) >= 5, told
+    assert float(samples[0][1]) > 0  # there was something to catch up with
+    acknowledged = re.search(
+        r"^  writes +([\d,]+) acknowledged, to [\d,]+ orders$", told, re.MULTILINE
+    )
+    assert acknowledged is not None
+    assert int(acknowledged[1].replace(",", "")) > sum(int(each.replace(",", "")) for each in parts)
+    assert re.search(r"^  lost +0$", told, re.MULTILINE)
+    assert re.search(r"^  orders +([\d,]+) on the service: .* deleted$", told, re.MULTILINE)
+
+
+async def test_a_demo_that_loses_a_write_fails(
+    postgres_servers: TestServers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """At the very end, when all has been validated, one write of the application goes missing."""
+    sync = migration.sync
+
+    async def lose_a_write(config: Config, reporter: Reporter, stop: asyncio.Event) -> SyncResult:
+        done = await sync(config, reporter, stop)
+        async with db.opened(config, Side.SERVICE, "test") as service, service.transaction():
+            await sides.show_pass(service)
+            await service.run(
+                "DELETE FROM public.orders WHERE id = (SELECT id FROM public.orders "
+                "WHERE external_order_id LIKE 'app-%' LIMIT 1)"
+            )
+        return done
+
+    monkeypatch.setattr(migration, "sync", lose_a_write)
+    lent = {
+        "ORDERMIGRATE_DEMO_MONOLITH_DSN": postgres_servers.monolith.dsn(),
+        "ORDERMIGRATE_DEMO_SERVICE_DSN": postgres_servers.service.dsn(),
+    }
+    with pytest.raises(OrdermigrateError, match="The last write to 1 order is not on the service"):
+        await story.tell(300, lent, console.PlainReporter)
+    told = capsys.readouterr().out
+    assert re.search(r"^  lost +1$", told, re.MULTILINE)
+    assert re.search(
+        r"^  [0-9a-f-]{36}: \w+ by write app-\S+ was acknowledged, no order", told, re.MULTILINE
+    )
+    assert "What you have seen" not in told
+
+
+async def test_the_demo_sees_each_way_in_which_a_write_can_be_lost(make_hub: MakeHub) -> None:
+    hub = make_hub(users=3, orders=9)
+    traffic = Traffic(hub.monolith, 3, rate=2000.0)
+    writing = asyncio.create_task(traffic.run())
+    await traffic.begin()
+    while traffic.deleted < 3:  # noqa: ASYNC110  nobody would tell
+        await asyncio.sleep(0.01)
+    await traffic.stop()
+    await writing
+    config = databases.make_config({Side.MONOLITH: hub.monolith, Side.SERVICE: hub.service})
+    # The monolith itself has them all, of course.
+    async with db.opened(config, Side.MONOLITH, "test") as session:
+        assert await reckoning.find_lost(session, traffic.states) == []
+        living = [key for key, state in traffic.states.items() if state is not None]
+        deleted = [key for key, state in traffic.states.items() if state is None]
+        assert len(deleted) == traffic.deleted
+        gone, stale, wrong = living[:3]
+        await session.run("DELETE FROM public.orders WHERE id = $1", gone)
+        for key, change in ((stale, "external_order_id = 'app/0'"), (wrong, "status = 'FAILED'")):
+            statement = f"UPDATE public.orders SET {change} WHERE id = $1"  # noqa: S608  ours
+            await session.run(statement, key)
+        await session.run("UPDATE public.orders SET id = $1 WHERE id = $2", deleted[0], living[3])
+        lost = await reckoning.find_lost(session, traffic.states)
+    expected = {gone, stale, wrong, deleted[0], living[3]}
+    assert {each.partition(":")[0] for each in lost} == {str(key) for key in expected}
+
+
+@pytest.mark.parametrize("columns", [40, 120])
+def test_a_terminal_sees_one_thing_move_at_a_time(temporary: Path, columns: int) -> None:
+    hub = Hub("host=192.0.2.1", "host=192.0.2.1")
+    done = run_in_terminal(
+        hub,
+        temporary,
+        "demo",
+        "--rows",
+        "1000",
+        columns=columns,
+        env=environment(temporary, NO_COLOR="1"),
+        has_stdout=True,
+    )
+    assert done.exit_code == 0, done.stderr
+    lines = drawn_lines(done.stderr)
+    assert len(SAMPLE.findall("\n".join(lines))) >= 5
+    moving = [line for line in lines if line.lstrip().startswith(("backlog", "copying", "adding"))]
+    assert moving
+    assert max(map(cell_len, moving)) <= columns
+    assert "LiveError" not in done.stderr
+    # Each display hides the cursor and gives it back before the next one begins.
+    assert re.findall(r"\x1b\[\?25[hl]", done.stderr)[-1].endswith("h")
+    told = [line for line in lines if line.startswith(("Equal", "In step", "Every", "What"))]
+    assert told
+    assert max(map(cell_len, told)) <= columns
 
 
 def test_the_demo_finds_the_digit_that_it_has_changed(run_cli: RunCli, temporary: Path) -> None:
@@ -132,10 +264,14 @@ def test_a_kept_demo_lets_one_look_around_until_it_is_interrupted(
                 if line.strip() == "ordermigrate status":
                     break
             monolith, service = dsns
-            assert execute(service, "SELECT count(*) FROM public.orders") == [(300,)]
             status = run_cli("status", "--json", monolith=monolith, service=service)
-            assert status.json["phase"] == "copied"
+            assert status.json["phase"] == "syncing"
             assert status.json["last_validation"]["verdict"] == "equal"
+            # The writers are back, and it is for the reader to bring what they write.
+            assert_orders_differ(monolith, service)
+            for command in (("sync", "--until-caught-up"), ("validate", "--checksums")):
+                done = run_cli(*command, "--json", monolith=monolith, service=service)
+                assert done.exit_code == 0, done.stderr
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         finally:
@@ -143,11 +279,21 @@ def test_a_kept_demo_lets_one_look_around_until_it_is_interrupted(
     assert_nothing_is_left(temporary)
 
 
+def assert_orders_differ(monolith: str, service: str) -> None:
+    """Somebody writes to the monolith, and nobody brings it to the service."""
+    query = "SELECT count(*), max(updated_at)::text FROM public.orders"
+    deadline = time.monotonic() + 20
+    while execute(monolith, query) == execute(service, query):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.parametrize(
     ("event", "signum"),
     [
         ("snapshot_taken", signal.SIGINT),
         ("index_started", signal.SIGTERM),
+        ("following", signal.SIGTERM),
         ("check_started", signal.SIGINT),
     ],
 )

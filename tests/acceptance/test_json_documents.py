@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.fix_orders import Hub, RunCli, WriteToml
+from tests.fix_orders import Hub, RunCli, WriteToml, execute_behind_fence
 from tests.fix_postgres import execute
 
 SCHEMAS = Path(__file__).parent.parent.parent / "docs" / "schemas"
@@ -61,14 +61,24 @@ def test_every_document_of_a_migration_is_as_its_schema_says(cli: Cli, hub: Hub)
     assert cli.outcome("prepare") == "prepared"
     assert cli.outcome("prepare") == "already_prepared"
     assert cli.outcome("copy", "--dry-run") == "planned"
-    assert cli.outcome("copy", "--offline") == "copied"
+    assert cli.outcome("copy") == "copied"
     assert cli.outcome("copy") == "already_copied"
+    execute(hub.monolith, "UPDATE public.orders SET retry_count = 1 WHERE status = 'FAILED'")
+    assert cli.outcome("status") == "ok"
+    assert cli.outcome("sync", "--once") == "caught_up"
+    assert cli.outcome("sync", "--until-caught-up") == "caught_up"
     assert cli.outcome("validate") == "equal"
     assert cli.outcome("validate", "--checksums") == "equal"
-    execute(hub.service, "DELETE FROM public.orders WHERE retry_count > 0")
-    execute(hub.service, "UPDATE public.orders SET failure_reason = 'x' WHERE status = 'PENDING'")
+    execute_behind_fence(hub.service, "DELETE FROM public.orders WHERE retry_count > 0")
+    execute_behind_fence(
+        hub.service, "UPDATE public.orders SET failure_reason = 'x' WHERE status = 'PENDING'"
+    )
     assert cli.outcome("validate", "--checksums", exit_code=4) == "different"
     assert cli.outcome("status") == "ok"
+    assert cli.outcome("validate", "--repair") == "equal"
+    assert cli.outcome("cancel", "--dry-run") == "planned"
+    assert cli.outcome("cancel") == "cancelled"
+    assert cli.outcome("cancel") == "nothing_to_cancel"
 
 
 def test_an_error_is_a_document_too(cli: Cli, hub: Hub) -> None:
@@ -76,6 +86,6 @@ def test_an_error_is_a_document_too(cli: Cli, hub: Hub) -> None:
         hub.service,
         "INSERT INTO public.orders VALUES (gen_random_uuid(), 1, 'X', 'LIMIT', 'BUY', 1, 1)",
     )
-    assert cli.outcome("copy", "--offline", exit_code=3, schema="error") == "refused"
+    assert cli.outcome("copy", exit_code=3, schema="error") == "refused"
     assert cli.outcome("copy", "--workers", "0", exit_code=2, schema="error") == "usage"
     assert cli.outcome("copy", "--no-such-option", exit_code=2, schema="error") == "usage"

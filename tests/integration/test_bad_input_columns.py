@@ -97,7 +97,6 @@ def test_types_that_could_change_a_value_are_refused_and_all_are_named(make_pair
     pair = make_pair(columns(0), columns(1))
     done = pair.refuse(
         "copy",
-        "--offline",
         "--json",
         exit_code=3,
         says=["do not fit together", "hold all its values", "[tables.columns]"],
@@ -140,7 +139,7 @@ def test_types_that_hold_every_value_are_allowed_and_validate(make_pair: MakePai
     casts = {f"c{n}": f"c{n}::{kind}" for n, (_, kind, _) in enumerate(HOLDS_EVERY_VALUE)}
     assert identical(pair.monolith, pair.service, "public.thing", {"id": "id"} | casts)
     for number, _ in enumerate(HOLDS_EVERY_VALUE):
-        pair.on_service(f"UPDATE public.thing SET c{number} = NULL WHERE id = {100 * number}")
+        pair.behind_fence(f"UPDATE public.thing SET c{number} = NULL WHERE id = {100 * number}")
     for algorithm in ("md5", "sha256", "record-hash"):
         done = pair.run("validate", "--algorithm", algorithm, "--json")
         assert done.exit_code == 4
@@ -240,7 +239,7 @@ def test_a_change_in_a_column_of_any_type_is_seen(full: Pair) -> None:
     full.move()
     changed = {}
     for number, (kind, values) in enumerate(EVERYTHING.items()):
-        full.on_service(f"UPDATE public.thing SET c{number} = NULL WHERE id = {100 * number}")
+        full.behind_fence(f"UPDATE public.thing SET c{number} = NULL WHERE id = {100 * number}")
         changed[str(100 * number)] = (f"c{number}", kind, values[0])
     done = full.run("validate", "--checksums", "--json", "--max-differences", "1000")
     assert done.exit_code == 4
@@ -305,7 +304,7 @@ def test_a_value_that_the_services_enum_lacks_is_told_with_its_place(make_pair: 
         ),
         thing("a public.colour", before="CREATE TYPE public.colour AS ENUM ('red')"),
     )
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ["The service cannot take or give a value", "blue"])
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(0,)]
 
@@ -317,7 +316,7 @@ def test_a_row_that_the_services_check_refuses_is_told_and_can_be_mended(
         thing("a integer", ["1", "-1"]),
         thing("a integer CONSTRAINT amounts_are_positive CHECK (a > 0)"),
     )
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ["amounts_are_positive", "Failing row contains (2, -1)"])
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(0,)]
     pair.on_service("ALTER TABLE public.thing DROP CONSTRAINT amounts_are_positive")
@@ -326,7 +325,7 @@ def test_a_row_that_the_services_check_refuses_is_told_and_can_be_mended(
 
 def test_a_null_that_the_service_refuses_is_told(make_pair: MakePair) -> None:
     pair = make_pair(thing("a integer", ["NULL"]), thing("a integer NOT NULL"))
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ['null value in column "a"'])
 
 
@@ -347,7 +346,7 @@ def test_columns_are_made_by_the_expressions_of_the_configuration(make_pair: Mak
     pair.validate()
     expressions = {"id": "id", "side": "upper(order_side)", "amount": "amount"}
     assert identical(pair.monolith, pair.service, "public.thing", expressions)
-    pair.on_service("UPDATE public.thing SET side = 'Buy' WHERE id = 1")
+    pair.behind_fence("UPDATE public.thing SET side = 'Buy' WHERE id = 1")
     done = pair.run("validate", "--checksums", "--json")
     assert done.exit_code == 4
     (difference,) = done.json["tables"][0]["differences"]
@@ -381,7 +380,7 @@ def test_a_wrong_expression_is_refused_before_anything_is_changed(
     make_pair: MakePair, columns: Mapping[str, object], exit_code: int, says: list[str]
 ) -> None:
     pair = make_pair(thing("word text", ["'a'"]), thing("word text"), tables=mapped(columns))
-    pair.refuse("copy", "--offline", exit_code=exit_code, says=says)
+    pair.refuse("copy", exit_code=exit_code, says=says)
 
 
 def test_an_expression_that_fails_on_a_row_is_told_in_one_message(make_pair: MakePair) -> None:
@@ -390,11 +389,11 @@ def test_an_expression_that_fails_on_a_row_is_told_in_one_message(make_pair: Mak
         thing("share integer"),
         tables=mapped({"share": "100 / share"}),
     )
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ["The monolith cannot take or give a value", "division by zero"])
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(0,)]
     pair.on_monolith("UPDATE public.thing SET share = 5 WHERE share = 0")
-    assert pair.run("copy", "--offline", "--restart").exit_code == 0
+    assert pair.run("copy", "--restart").exit_code == 0
     pair.validate()
 
 
@@ -416,7 +415,7 @@ def test_a_wrong_where_is_refused_before_anything_is_changed(
     pair = make_pair(
         thing("word text", ["'a'"]), thing("word text"), tables=[{**THING, "where": where}]
     )
-    pair.refuse("copy", "--offline", exit_code=2, says=["where of public.thing", "Correct them"])
+    pair.refuse("copy", exit_code=2, says=["where of public.thing", "Correct them"])
 
 
 def test_a_frozen_column_is_copied_once_left_out_and_spoken_of(make_pair: MakePair) -> None:

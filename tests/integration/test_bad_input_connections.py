@@ -226,7 +226,7 @@ def test_service_files_and_password_files_are_understood(
         "ORDERMIGRATE_MONOLITH_DSN": "service=hub",
         "ORDERMIGRATE_SERVICE_DSN": "service=orders",
     }
-    for args in (("copy", "--offline"), ("validate", "--checksums"), ("status",)):
+    for args in (("copy",), ("validate", "--checksums"), ("status",)):
         done = pair.run(*args, env=env)
         assert done.exit_code == 0, done.stderr
     passwords.write_text(f"*:*:*:{role}:wrong\n")
@@ -260,7 +260,7 @@ def test_a_password_is_never_printed_logged_or_stored(
     commands = [
         ("prepare", "--dry-run"),
         ("prepare", "--json"),
-        ("copy", "--offline", "--log-format", "json"),
+        ("copy", "--log-format", "json"),
         ("copy", "--json"),
         ("validate", "--checksums"),
         ("validate", "--json", "--log-format", "json"),

@@ -82,7 +82,7 @@ def test_names_of_any_kind_are_names_and_nothing_else(make_pair: MakePair) -> No
     pair.move()
     assert definitions(pair.service) == before
     pair.on_both("SELECT id FROM public.witness")  # which fails if it is gone
-    pair.on_service(
+    pair.behind_fence(
         "".join(
             f"UPDATE {quoted(name)}.{quoted(name)} SET {quoted(f'{name[:40]} two')} = 'changed' "
             f"WHERE {quoted(name)} = 5;"
@@ -98,7 +98,7 @@ def test_names_of_any_kind_are_names_and_nothing_else(make_pair: MakePair) -> No
         assert differences == [{"key": {name: "5"}, "kind": "changed", "columns": change}]
     shown = pair.run("validate", "--checksums").stdout + pair.run("status").stdout
     assert "[bold]not markup[/bold]" in shown
-    for args in (("copy", "--dry-run"), ("prepare", "--dry-run"), ("copy", "--offline")):
+    for args in (("copy", "--dry-run"), ("prepare", "--dry-run"), ("copy",)):
         assert pair.run(*args).exit_code == 0
 
 
@@ -161,7 +161,7 @@ def test_a_key_of_several_columns_in_another_order_is_compared_by_its_columns(
         table,
     )
     pair.move()
-    pair.on_service("UPDATE public.thing SET word = NULL WHERE a = 2 AND b = 'k1'")
+    pair.behind_fence("UPDATE public.thing SET word = NULL WHERE a = 2 AND b = 'k1'")
     done = pair.run("validate", "--checksums", "--json")
     assert done.exit_code == 4
     (difference,) = done.json["tables"][0]["differences"]
@@ -268,7 +268,7 @@ def test_partitions_need_not_be_the_same_on_both_sides(
     before = definitions(pair.service)
     pair.move()
     assert definitions(pair.service) == before
-    pair.on_service("UPDATE public.thing SET word = 'x' WHERE id IN (7, 45)")
+    pair.behind_fence("UPDATE public.thing SET word = 'x' WHERE id IN (7, 45)")
     done = pair.run("validate", "--checksums", "--json")
     assert {each["key"]["id"] for each in done.json["tables"][0]["differences"]} == {"7", "45"}
 
@@ -281,7 +281,7 @@ def test_a_row_that_no_partition_of_the_service_takes_is_told(make_pair: MakePai
     pair = make_pair(
         ROWS, (PARTED + parts(0, 30)).replace("DEFAULT;", "FOR VALUES FROM (30) TO (40)")
     )
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ["no partition of relation", "(id) = (40)"])
 
 
@@ -372,13 +372,13 @@ def test_unique_values_that_the_monolith_does_not_have_are_told_by_the_constrain
         f"{TABLE}; INSERT INTO public.thing VALUES (1, 'same'), (2, 'same')",
         TABLE.replace("word text", "word text CONSTRAINT words_once UNIQUE"),
     )
-    done = pair.run("copy", "--offline")
+    done = pair.run("copy")
     assert_refused(done, 3, ["words_once", "(word)=(same)"])
     document = pair.run("status", "--json").json
     assert document["phase"] == "copying"
     assert any("words_once" in each for each in document["objects_off"])
     pair.on_monolith("UPDATE public.thing SET word = 'other' WHERE id = 2")
-    assert pair.run("copy", "--offline", "--restart").exit_code == 0
+    assert pair.run("copy", "--restart").exit_code == 0
     pair.validate()
     assert pair.compare(THING)
 

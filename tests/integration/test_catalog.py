@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
-import psycopg
 import pytest
 
 from ordermigrate import catalog, fingerprints
-from ordermigrate.locks import GaveWay
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused, UsageError
 from ordermigrate.model import Check, ForeignKey, Index, Table, TableName, Trigger
@@ -458,71 +455,7 @@ async def test_a_table_of_any_name_is_found(session: Session, monolith_dsn: str)
     assert table.name == name
 
 
-# ---------------------------------------------------------------------------------- giving way
-
-
-async def test_the_lock_takes_no_snapshot(session: Session, monolith_dsn: str) -> None:
-    # What commits between the lock and the first query must be seen: no rewrite can have come
-    # between, because the lock is already there.
-    execute(monolith_dsn, "CREATE TABLE public.t (id integer PRIMARY KEY)")
-    async with locks.locked_snapshot(session, [TableName("public", "t")]):
-        execute(monolith_dsn, "INSERT INTO public.t VALUES (1)")
-        rows = await session.run("SELECT count(*) AS n FROM public.t")
-        assert rows[0].n == 1
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            execute(monolith_dsn, "SET lock_timeout = '10ms'; ALTER TABLE public.t ADD x integer")
-
-
-async def test_the_lock_covers_every_leaf(session: Session, monolith_dsn: str) -> None:
-    execute(monolith_dsn, PARTITIONED)
-    async with locks.locked_snapshot(session, [TableName("public", "t")]):
-        for leaf in ("public.t_low", 'public."t high 1"', "public.t_rest"):
-            with pytest.raises(psycopg.errors.LockNotAvailable):
-                execute(monolith_dsn, f"SET lock_timeout = '10ms'; TRUNCATE {leaf}")
-
-
-async def wait_for_rewriter(dsn: str, pids: list[int], oids: list[int]) -> None:
-    async with opened(dsn) as watcher, asyncio.timeout(20):
-        await locks.watch_for_rewriters(watcher, oids, pids)
-
-
-async def test_an_exclusive_lock_that_waits_for_us_makes_us_give_way(
-    session: Session, monolith_dsn: str
-) -> None:
-    execute(monolith_dsn, PARTITIONED)
-    (table,) = await read_tables(session)
-    oids = [table.oid, *(leaf.oid for leaf in table.leaves)]
-    async with await psycopg.AsyncConnection.connect(monolith_dsn) as other:
-        await session.run("BEGIN")
-        await session.run("LOCK TABLE public.t IN ACCESS SHARE MODE")
-        waiting = asyncio.ensure_future(other.execute("TRUNCATE public.t_low"))
-        with pytest.raises(GaveWay, match=r"public\.t_low \(TRUNCATE public\.t_low\)") as gave_way:
-            await wait_for_rewriter(monolith_dsn, [session.pid], oids)
-        assert gave_way.value.exit_code == 5
-        await session.run("ROLLBACK")
-        await waiting
-
-
-@pytest.mark.parametrize(
-    ("statement", "pid"),
-    [("LOCK TABLE public.t_low IN SHARE MODE", "ours"), ("TRUNCATE public.t_low", "a stranger's")],
-)
-async def test_a_lesser_lock_or_one_that_waits_for_others_is_none_of_our_business(
-    session: Session, monolith_dsn: str, statement: str, pid: str
-) -> None:
-    execute(monolith_dsn, PARTITIONED)
-    (table,) = await read_tables(session)
-    oids = [table.oid, *(leaf.oid for leaf in table.leaves)]
-    async with await psycopg.AsyncConnection.connect(monolith_dsn) as other:
-        await session.run("BEGIN")
-        await session.run("LOCK TABLE public.t IN ROW EXCLUSIVE MODE")
-        waiting = asyncio.ensure_future(other.execute(statement.encode()))
-        ours = session.pid if pid == "ours" else 0
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.7):
-                await wait_for_rewriter(monolith_dsn, [ours], oids)
-        await session.run("ROLLBACK")
-        await waiting
+# ------------------------------------------------------------------------------------ recorded
 
 
 async def test_definitions_can_be_kept_as_json(everything: tuple[Table, Table]) -> None:

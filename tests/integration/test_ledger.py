@@ -43,8 +43,8 @@ class Book:
 
     async def open_attempt(self) -> int:
         await self.session.run(
-            "INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint, counters, "
-            "open_window) VALUES (1, $1::uuid, '1:1:', '{}', '{}', '{}') ON CONFLICT DO NOTHING",
+            "INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint) "
+            "VALUES (1, $1::uuid, '1:1:', '{}') ON CONFLICT DO NOTHING",
             RUN,
         )
         return 1
@@ -364,8 +364,8 @@ async def test_one_operator_at_a_time(book: Book) -> None:
 async def test_an_attempt_that_a_kill_left_open_is_closed_by_the_next(book: Book) -> None:
     await book.open_attempt()
     await book.session.run(
-        "INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint, counters, "
-        "open_window) VALUES (2, $1::uuid, '5:5:', '{}', '{}', '{}')",
+        "INSERT INTO ordermigrate.attempt (attempt, run, snapshot, fingerprint) "
+        "VALUES (2, $1::uuid, '5:5:', '{}')",
         RUN,
     )
     await ledger.end_attempt(book.session, 2, "complete")
@@ -442,6 +442,61 @@ async def test_a_validation_is_kept_with_its_differences_and_void_once_the_phase
     last = await ledger.read_last_validation(book.session)
     assert last is not None
     assert last.is_void
+
+
+async def test_a_validation_is_void_for_the_first_reason_given_and_only_it(book: Book) -> None:
+    async def validate() -> ledger.LastValidation:
+        await ledger.record_validation(book.session, RUN, "equal", "md5", [], seconds=1.0)
+        last = await ledger.read_last_validation(book.session)
+        assert last is not None
+        return last
+
+    await validate()
+    for reason in ("a part was detached", "the fence was down"):
+        await ledger.void_validations(book.session, reason)
+    last = await ledger.read_last_validation(book.session)
+    assert last is not None
+    assert (last.is_void, last.void_because) == (True, "a part was detached")
+    assert not (await validate()).is_void
+
+
+# ------------------------------------------------------------------------- rounds, structures
+
+
+async def test_rows_that_were_taken_off_again_are_not_missed(
+    book: Book, workers: tuple[Worker, Worker]
+) -> None:
+    (chunk,) = await book.plan()
+    await copy_chunk(workers[0], chunk, 1, 5)
+    async with book.session.transaction():
+        await book.session.run("DELETE FROM public.t WHERE id < 3")
+        await book.session.fetch_all("ledger", "add_subtraction", NAME, 1)
+        await book.session.fetch_all("ledger", "add_subtraction", NAME, 1)
+    assert await ledger.count_unknown_rows(book.session, NAME, TARGET) == (0, 0)
+    execute(book.dsn, "DELETE FROM public.t WHERE id = 3")
+    assert await ledger.count_unknown_rows(book.session, NAME, TARGET) == (0, 1)
+
+
+async def test_a_sides_structure_is_the_last_one_noted(book: Book) -> None:
+    assert await ledger.read_structure(book.session, Side.MONOLITH) is None
+    for text in ("a", "it's"):
+        await ledger.note_structure(book.session, Side.MONOLITH, {"tables": {text: 1}})
+    assert await ledger.read_structure(book.session, Side.MONOLITH) == {"tables": {"it's": 1}}
+    assert await ledger.read_structure(book.session, Side.SERVICE) is None
+
+
+async def test_the_last_round_is_told_and_old_ones_are_forgotten(book: Book) -> None:
+    assert await ledger.read_last_round(book.session) is None
+    for number in range(1, 6):
+        await book.session.fetch_all(
+            "ledger", "record_round", number, 3, 2, 1, number == 5, 0.25, "0/15D6B80"
+        )
+    last = await ledger.read_last_round(book.session)
+    assert last is not None
+    assert (last.round, last.logged_changes, last.source_position) == (5, 3, "0/15D6B80")
+    assert last.rounds_per_second == pytest.approx(5 / 60)
+    await book.session.fetch_all("ledger", "forget_old_rounds", 4)
+    assert execute(book.dsn, "SELECT round FROM ordermigrate.round ORDER BY 1") == [(4,), (5,)]
 
 
 async def test_the_ledger_keeps_no_password(book: Book) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from ordermigrate import bulk_copy, ledger, migration
+from ordermigrate import bulk_copy, copying, ledger, migration
 from ordermigrate.config import Config
+from ordermigrate.control import Session
 from ordermigrate.errors import Busy
 from ordermigrate.model import TableMap
 from ordermigrate.phases import Phase
@@ -36,15 +37,15 @@ Arrange = Callable[[Act], None]
 @pytest.fixture
 def before_the_end(monkeypatch: pytest.MonkeyPatch) -> Arrange:
     """Let something happen once, when a copy has proved its rows and built its indexes."""
-    check = migration._check_service
+    check = copying._require_same_source
 
     def arrange(act: Act) -> None:
-        async def act_and_check(config: Config, maps: list[TableMap]) -> None:
-            monkeypatch.setattr(migration, "_check_service", check)
+        async def act_and_check(monolith: Session, service: Session, maps: list[TableMap]) -> None:
+            monkeypatch.setattr(copying, "_require_same_source", check)
             await act()
-            await check(config, maps)
+            await check(monolith, service, maps)
 
-        monkeypatch.setattr(migration, "_check_service", act_and_check)
+        monkeypatch.setattr(copying, "_require_same_source", act_and_check)
 
     return arrange
 
@@ -56,10 +57,10 @@ async def test_a_second_operator_is_kept_out_until_the_last_index_is_built(
 
     async def come_second() -> None:
         with pytest.raises(Busy, match="at work"):
-            await migration.copy(config, Heard(), is_offline=True, is_restart=True)
+            await migration.copy(config, Heard(), is_restart=True)
 
     before_the_end(come_second)
-    done = await migration.copy(config, Heard(), is_offline=True)
+    done = await migration.copy(config, Heard())
     assert done.phase is Phase.COPIED
 
 
@@ -78,11 +79,11 @@ async def test_a_copy_that_was_begun_anew_meanwhile_is_not_called_complete(
         with monkeypatch.context() as patch:
             patch.setattr(bulk_copy, "_copy_chunks", stop)
             with pytest.raises(ZeroDivisionError):
-                await migration.copy(config, Heard(), is_offline=True, is_restart=True)
+                await migration.copy(config, Heard(), is_restart=True)
 
     before_the_end(begin_anew)
     with pytest.raises(Busy, match="while this command was at work"):
-        await migration.copy(config, Heard(), is_offline=True)
+        await migration.copy(config, Heard())
     assert (await migration.status(config)).phase is Phase.COPYING
-    assert (await migration.copy(config, Heard(), is_offline=True)).phase is Phase.COPIED
+    assert (await migration.copy(config, Heard())).phase is Phase.COPIED
     assert execute(service_dsn, "SELECT count(*) FROM public.t") == [(100,)]

@@ -38,7 +38,10 @@ async def test_an_installed_row_is_read_as_it_was_written(monolith_dsn: str) -> 
     async with opened(monolith_dsn) as monolith:
         await install(monolith)
         row = await sides.read(monolith)
-    assert row == sides.SideRow(Side.MONOLITH, RUN, 0, is_hot=True, round=0)
+    assert row is not None
+    assert row == sides.SideRow(
+        Side.MONOLITH, RUN, 0, is_hot=True, round=0, pass_word=row.pass_word
+    )
 
 
 async def test_a_row_that_is_there_stays_and_its_run_is_told(monolith_dsn: str) -> None:
@@ -48,6 +51,40 @@ async def test_a_row_that_is_there_stays_and_its_run_is_told(monolith_dsn: str) 
         row = await sides.read(monolith)
     assert row is not None
     assert (row.run, row.is_hot) == (RUN, True)
+
+
+async def test_each_database_has_a_pass_of_its_own_that_is_not_shown(
+    monolith_dsn: str, service_dsn: str
+) -> None:
+    async with opened(monolith_dsn) as one, opened(service_dsn, Side.SERVICE) as other:
+        await ground.install(one, other)
+        rows = [await sides.read(session) for session in (one, other)]
+    passes = {row.pass_word for row in rows if row}
+    assert len(passes) == 2
+    assert all(len(each) >= 32 for each in passes)
+    assert not any(each in repr(rows) for each in passes)
+
+
+async def test_the_pass_is_shown_for_one_transaction_only(monolith_dsn: str) -> None:
+    async with opened(monolith_dsn) as monolith:
+        await install(monolith)
+        row = await sides.read(monolith)
+        assert row is not None
+        shown = "SELECT coalesce(current_setting('ordermigrate.pass', true), '') AS shown"
+        async with monolith.transaction():
+            await sides.show_pass(monolith)
+            assert (await monolith.run(shown))[0].shown == row.pass_word
+        assert (await monolith.run(shown))[0].shown == ""
+
+
+async def test_an_intent_is_kept_until_it_is_taken_back(monolith_dsn: str) -> None:
+    async with opened(monolith_dsn) as monolith:
+        await install(monolith)
+        for intent in ({"cancel": True}, None):
+            await sides.note_intent(monolith, intent)
+            row = await sides.read(monolith)
+            assert row is not None
+            assert row.intent == intent
 
 
 async def test_an_installation_that_is_rolled_back_leaves_nothing(monolith_dsn: str) -> None:
@@ -128,8 +165,8 @@ async def test_a_database_is_one_side_at_most(monolith_dsn: str) -> None:
     async with opened(monolith_dsn) as monolith:
         await install(monolith)
     insert = (
-        "INSERT INTO ordermigrate.side (only_one_side, side, run, is_hot) "
-        f"VALUES ({{}}, 'service', '{RUN}', true)"
+        "INSERT INTO ordermigrate.side (only_one_side, side, run, is_hot, pass) "
+        f"VALUES ({{}}, 'service', '{RUN}', true, 'x')"
     )
     for value, name in (("true", "side_pkey"), ("false", "side_is_a_single_row")):
         with pytest.raises(Exception, match=name):

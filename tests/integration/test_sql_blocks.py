@@ -9,7 +9,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from ordermigrate import queries
+from ordermigrate import change_logs, queries
+from ordermigrate.control import Session
 from ordermigrate.model import Side
 from tests.fix_orders import Hub
 from tests.fix_postgres import MakeDatabase, execute
@@ -18,7 +19,18 @@ from tests.integration import ground
 MODULES = sorted(path.stem for path in (Path(queries.__file__).parent / "sql").glob("*.sql"))
 BLOCKS = [(module, name) for module in MODULES for name in queries.load_blocks(module)]
 # Control statements that only run inside a session; no server prepares them, so they are run.
-UTILITY = ("CREATE", "ALTER", "DROP", "LOCK", "TRUNCATE", "COMMENT", "ANALYZE", "REINDEX")
+UTILITY = (
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "LOCK",
+    "TRUNCATE",
+    "COMMENT",
+    "ANALYZE",
+    "REINDEX",
+    "REVOKE",
+    "DO ",
+)
 SERVICE_ONLY = {"ledger", "indexes"}
 
 ORDERS = sql.Identifier("public", "orders")
@@ -39,7 +51,45 @@ PARTS: dict[str, sql.Composable] = {
     "key_image": sql.SQL('record_send(ROW("id"))'),
     "column": sql.Identifier("user_id"),
     "type": sql.SQL("integer"),
+    "trigger": sql.Identifier("mine"),
+    # Change logs and capture.
+    "log": sql.Identifier("ordermigrate", "change_log_1"),
+    "log_key": sql.SQL('"k1"'),
+    "number": sql.Literal(1),
+    "part": change_logs.before_block(3),
+    "leaf": ORDERS,
+    "casts": sql.SQL('given."k1"::uuid'),
+    "arrays": sql.SQL("$1::text[]"),
+    "old_key": sql.SQL('OLD."id"'),
+    "new_key": sql.SQL('NEW."id"'),
+    "mark": sql.Literal(change_logs.TRUNCATED),
+    "function": sql.Identifier("ordermigrate", "capture_1_row"),
+    # The fence.
+    "hash": sql.Literal("\\x" + "ab" * 32),
+    "owner": sql.Literal("monolith"),
+    # Apply; what matches what is different from block to block.
+    "stage": sql.Identifier("pg_temp", "keys"),
+    "key_stage": sql.Identifier("pg_temp", "keys"),
+    "row_stage": sql.Identifier("pg_temp", "rows"),
+    "columns": sql.SQL('"id", "status"'),
+    "staged": sql.SQL('s."id", s."status"'),
+    "values": sql.SQL('one."id", one."status"'),
+    "match": sql.SQL('t."id" = s."id"'),
+    "stage_match": sql.SQL('s."id" = k."id"'),
+    "other_match": sql.SQL('other."id" = s."id"'),
+    "same_value": sql.SQL('t."status" = other."status"'),
+    "differs": sql.SQL('ROW(t."status")::record OPERATOR(pg_catalog.*<>) ROW(s."status")::record'),
+    "assignments": sql.SQL('"status" = s."status"'),
+    "key_texts": sql.SQL('s."id"::text'),
+    "digest": sql.SQL("md5('x')"),
+    "row_key": sql.SQL("'id = ' || one.\"id\"::text"),
 }
+STAGES = (
+    "CREATE TEMPORARY TABLE keys AS TABLE public.orders WITH NO DATA;"
+    "CREATE TEMPORARY TABLE rows AS TABLE public.orders WITH NO DATA;"
+    "ALTER TABLE rows ADD ordermigrate_digest text;"
+) + queries.get("apply", "create_refused")
+MATCH_BY_KEYS: dict[str, sql.Composable] = {"match": sql.SQL('t."id" = k."id"')}
 # What a statement needs of its surroundings, and the words that it is filled with.
 SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
     "drop_constraint": ("", {"name": sql.Identifier("orders_pkey")}),
@@ -66,7 +116,46 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
         "",
         {"name": sql.Identifier("orders_pkey"), "comment": sql.Literal("it's")},
     ),
-    "disable_trigger": ("", {"name": sql.Identifier("mine")}),
+    **{
+        f"{what}_trigger{when}": ("", {"name": sql.Identifier("mine")})
+        for what, when in (
+            ("disable", ""),
+            ("enable", ""),
+            ("enable", "_always"),
+            ("enable", "_on_replica"),
+        )
+    },
+    "create_log": (
+        "",
+        {
+            "log": sql.Identifier("ordermigrate", "change_log_2"),
+            "columns": sql.SQL('"k1" pg_catalog.uuid, "k2" pg_catalog.text'),
+        },
+    ),
+    "create_row_trigger": ("", {"trigger": sql.Identifier("another")}),
+    "create_truncate_trigger": ("", {"trigger": sql.Identifier("another")}),
+    "create_key_stage": ("", {"key": sql.SQL('t."id"')}),
+    "create_row_stage": ("", {"columns": sql.SQL('t."id", t."status"')}),
+    **{
+        block: (STAGES, {})
+        for block in (
+            "analyze_stages",
+            "delete_strangers",
+            "delete_movers",
+            "delete_changed",
+            "update_changed",
+            "insert_missing",
+            "find_unequal",
+            "read_refused",
+        )
+    },
+    "delete_keys": (STAGES, MATCH_BY_KEYS),
+    "delete_gone": (STAGES, MATCH_BY_KEYS),
+    # With a row to be looked at; an empty stage would not have its statements planned.
+    "find_refused": (
+        f"{STAGES}; INSERT INTO rows (id, status) VALUES (gen_random_uuid(), 'NEW')",  # noqa: S608
+        {"match": sql.SQL('t."id" = one."id"')},
+    ),
 }
 # CREATE DATABASE and DROP DATABASE take no transaction around them.
 ALONE = {("story", "create_database"), ("story", "drop_database")}
@@ -74,7 +163,7 @@ ALONE = {("story", "create_database"), ("story", "drop_database")}
 
 @pytest.fixture
 async def both(hub: Hub) -> Hub:
-    """Both databases with our schema in them, an index and a trigger to work on."""
+    """Both databases with our schema in them, an index, a trigger and a log to work on."""
     spare = (
         "CREATE UNIQUE INDEX spare ON public.orders (id);"
         "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql AS "
@@ -88,7 +177,22 @@ async def both(hub: Hub) -> Hub:
         ground.opened(hub.service, Side.SERVICE) as service,
     ):
         await ground.install(monolith, service)
+        for session in (monolith, service):
+            await install_functions(session)
     return hub
+
+
+async def install_functions(session: Session) -> None:
+    """Create what our triggers run and write to."""
+    (orders,) = await ground.read_tables(session, "public.orders")
+    async with session.transaction():
+        await change_logs.create(session, orders)
+        for module, name in (
+            ("capture", "create_log_row"),
+            ("fence", "create_counter"),
+            ("fence", "create_refuse_write"),
+        ):
+            await session.run(fill(module, name).decode())
 
 
 def fill(module: str, name: str) -> bytes:
@@ -106,7 +210,8 @@ def test_every_block_is_taken_by_the_server_that_runs_it(both: Hub) -> None:
         statement = fill(module, name)
         before, _ = SETTING.get(name, ("", {}))
         is_utility = statement.lstrip().upper().startswith(tuple(map(str.encode, UTILITY)))
-        # The demo's own statements run on its monolith; scans and the rest on either side.
+        # The demo's own statements run on its monolith; scans and the rest on either side, as
+        # does what belongs to the one side now and would to the other after a cutover.
         dsns = [both.service] if module in SERVICE_ONLY else [both.monolith]
         if module not in SERVICE_ONLY | {"story"}:
             dsns.append(both.service)

@@ -14,10 +14,11 @@ from rich.console import Console
 from ordermigrate import console
 from ordermigrate import progress as events
 from ordermigrate.console import describe_event
-from ordermigrate.meters import CopyMeter, format_bytes, format_seconds
+from ordermigrate.meters import CopyMeter, SyncMeter, format_bytes, format_seconds
 
 SNAPSHOT = events.SnapshotTaken(2, 10, 4, 400, 4_000, 1_000)
 CHUNK = events.ChunkCopied("public.orders", 5, 100, 1_000)
+ROUND = events.RoundApplied(7, 5, 100, 3, 2, 0.5, 0.1)
 SAMPLES: list[tuple[events.Event, str | None]] = [
     (events.Prepared("run-1", ("a", "b")), "prepared migration run-1\n  a\n  b"),
     (events.IndexesDropped("t", ("a", "b")), "t: 2 indexes and keys are off for the load"),
@@ -33,17 +34,34 @@ SAMPLES: list[tuple[events.Event, str | None]] = [
     (events.IndexBuilt("t", "i", 1.5, 2), "t: built i in 1.5 s, 2 to go"),
     (events.IndexBuilt("t", "i", 1.5, 0), "t: built i in 1.5 s"),
     (events.Analyzed("t", 0.25), "t: statistics gathered in 0.2 s"),
-    (events.PromiseChecked(kept=True, found=("x",)), "nobody wrote meanwhile\n  x"),
     (
-        events.PromiseChecked(kept=False, found=("x",)),
-        "the monolith was written to meanwhile\n  x",
+        events.LeafGone("t", "t_1", 1_234),
+        "t: t_1 is not part of it any more; its 1,234 rows were removed",
     ),
+    (
+        events.Subtracted("t", 1_234),
+        "t: 1,234 rows had changed between two snapshots; sync brings them",
+    ),
+    (events.Throttled("the file x is there"), "the copy waits: the file x is there"),
+    (events.Throttled(""), "the copy goes on"),
+    (events.Following("run-1"), "following the monolith (migration run-1)"),
+    (events.StructureSettled(("a", "b")), "a\nb"),
+    (events.ValidationVoided("why"), "what was proved before is void: why"),
+    (events.Cancelled("run-1", ("a",)), "migration run-1 is gone from both sides"),
+    (events.Repairing("t", 1_234), "t: 1,234 differing rows are marked to be applied again"),
     (events.CheckFinished("t", "row count", "equal", 1.0), "t: row count: equal (1.0 s)"),
     (events.Locating("t", 3, 1024), "t: 3 of 1024 parts differ; looking for the rows"),
     (CHUNK, None),
     (events.BytesMoved(1), None),
     (events.IndexStarted("t", "i"), None),
     (events.CheckStarted("t", "row count", 5), None),
+    (events.RoundBegun(7), None),
+    (events.ChangesStaged("t", 3), None),
+    (events.ChangesWritten("t", 2, 1), None),
+    (events.RoundHalfCommitted(7), None),
+    (ROUND, None),
+    (events.Quiet(), None),
+    (events.SyncWaits("[a] server is away"), None),
 ]
 
 
@@ -193,6 +211,82 @@ def test_plain_lines_sum_up_chunks_now_and_then(
     lines = capsys.readouterr().err.splitlines()
     copying = [line for line in lines if line.startswith("copying: ")]
     assert 3 <= len(copying) <= 5
+
+
+SYNC_KEYS = [
+    "round",
+    "backlog",
+    "lag_seconds",
+    "rounds_per_second",
+    "changes",
+    "written",
+    "deleted",
+    "waits",
+]
+
+
+def test_a_sync_line_has_the_same_keys_whatever_has_happened() -> None:
+    meter = SyncMeter()
+    heard: list[events.Event] = [event for event, _ in SAMPLES]
+    for event in [events.Following("run-1"), *heard]:
+        meter.take(event)
+        assert list(meter.figures()) == SYNC_KEYS
+        assert meter.describe().startswith("sync: round=")
+
+
+def test_a_sync_line_sums_up_rounds_and_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    meter = SyncMeter()
+    for number in (7, 8):
+        assert not meter.take(dataclasses.replace(ROUND, round=number))
+    assert meter.describe() == (
+        "sync: round=8 backlog=100 lag_seconds=0.5 rounds_per_second=0.2 changes=10 written=6 "
+        "deleted=4 waits=-"
+    )
+    now[0] += 11  # both rounds are longer ago than the rate looks back
+    meter.take(events.Quiet())
+    assert meter.figures() | {"round": 0} == {
+        "round": 0,
+        "backlog": 0,
+        "lag_seconds": 0.0,
+        "rounds_per_second": 0.0,
+        "changes": 10,
+        "written": 6,
+        "deleted": 4,
+        "waits": "idle",
+    }
+
+
+def test_a_sync_line_says_what_sync_waits_for_and_that_it_goes_on() -> None:
+    meter = SyncMeter()
+    assert meter.take(events.SyncWaits("the server is away"))
+    assert not meter.take(events.SyncWaits("the server is away"))
+    assert meter.describe().endswith(" waits='the server is away'")
+    assert meter.take(events.SyncWaits("again"))
+    assert not meter.take(ROUND)
+    assert meter.waits == "-"
+    meter.take(events.SyncWaits("again"))
+    meter.take(events.Following("run-1"))
+    assert meter.waits == "-"
+
+
+def test_plain_lines_tell_of_rounds_now_and_then_and_of_a_wait_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    plain = console.PlainReporter()
+    for _ in range(100):
+        now[0] += 0.1
+        plain.report(ROUND)
+    assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
+    plain.report(events.SyncWaits("why"))
+    assert "waits=why" in capsys.readouterr().err
+    plain.report(events.SyncWaits("why"))
+    assert not capsys.readouterr().err
 
 
 def test_a_value_shows_the_difference_between_null_empty_and_blank() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -12,7 +13,8 @@ from ordermigrate.cli.app import COMMANDS, cli
 from ordermigrate.errors import Refused
 from ordermigrate.phases import Phase
 
-DESTRUCTIVE = ("--restart", "--force", "--repair", "--drop", "--confirm", "cleanup", "cancel")
+# A repair destroys nothing: it brings the rows that differ once more, as the owner has them.
+DESTRUCTIVE = ("--restart", "--force", "--drop", "--adopt", "--confirm", "cleanup", "cancel")
 PAIRS = list(itertools.product(Phase, Phase))
 
 
@@ -45,19 +47,26 @@ def test_a_transition_is_allowed_exactly_when_the_table_has_it_or_nothing_change
 
 
 def every_next_step() -> list[phases.NextStep]:
-    return [
-        step
-        for phase in Phase
-        for verdict in (None, "equal", "different")
-        for is_void in (False, True)
-        for step in phases.next_steps(phase, verdict, is_void=is_void)
-    ]
+    return [step for steps in every_answer() for step in steps]
+
+
+def every_answer() -> Iterator[list[phases.NextStep]]:
+    for phase in Phase:
+        for verdict in (None, "equal", "different"):
+            for is_void, has_checksums, is_syncing in itertools.product((False, True), repeat=3):
+                yield phases.next_steps(
+                    phase,
+                    verdict,
+                    is_void=is_void,
+                    has_checksums=has_checksums,
+                    is_syncing=is_syncing,
+                )
 
 
 def test_there_is_always_a_next_step_with_a_reason() -> None:
-    for phase in Phase:
-        assert phases.next_steps(phase, None)
-    assert all(step.reason for step in every_next_step())
+    for steps in every_answer():
+        assert steps
+        assert all(step.reason for step in steps)
 
 
 def test_next_steps_destroy_nothing() -> None:
@@ -76,7 +85,40 @@ def test_a_next_step_is_a_command_line_that_the_program_takes(command: str) -> N
     assert set(options) <= known
 
 
-def test_a_copy_is_not_called_proved_before_a_valid_verdict() -> None:
-    for verdict, is_void in ((None, False), ("equal", True), ("different", False)):
-        (step,) = phases.next_steps(Phase.COPIED, verdict, is_void=is_void)
-        assert step.command == "ordermigrate validate --checksums"
+def commands(phase: Phase, verdict: str | None = None, **facts: bool) -> list[str]:
+    steps = phases.next_steps(phase, verdict, **facts)
+    return [step.command.removeprefix("ordermigrate ") for step in steps]
+
+
+@pytest.mark.parametrize("phase", [Phase.NEW, Phase.PREPARED, Phase.COPYING])
+def test_before_the_copy_is_complete_the_next_step_is_to_copy(phase: Phase) -> None:
+    assert commands(phase) == ["copy"]
+
+
+@pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SYNCING])
+def test_after_the_copy_the_next_step_is_sync_unless_one_is_at_work(phase: Phase) -> None:
+    assert commands(phase, "equal", has_checksums=True) == ["sync"]
+    assert commands(phase, "equal", has_checksums=True, is_syncing=True) == ["status"]
+
+
+@pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SYNCING])
+@pytest.mark.parametrize(
+    ("verdict", "facts"),
+    [
+        (None, {}),
+        ("equal", {"is_void": True, "has_checksums": True}),
+        ("equal", {"has_checksums": False}),
+        ("different", {"is_void": True, "has_checksums": True}),
+    ],
+)
+def test_a_copy_is_not_called_proved_before_a_valid_verdict_over_every_row(
+    phase: Phase, verdict: str | None, facts: dict[str, bool]
+) -> None:
+    assert commands(phase, verdict, **facts) == ["sync", "validate --checksums"]
+    assert commands(phase, verdict, **facts, is_syncing=True) == ["validate --checksums"]
+
+
+def test_differences_are_to_be_repaired_once_their_cause_is_known() -> None:
+    steps = phases.next_steps(Phase.SYNCING, "different", has_checksums=True, is_syncing=True)
+    assert [step.command for step in steps] == ["ordermigrate validate --checksums --repair"]
+    assert "cause" in steps[0].reason

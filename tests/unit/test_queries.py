@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def test_a_blocks_identifiers_are_quoted_whatever_they_are() -> None:
     )
 
 
+def bare(body: str) -> str:
+    """Return a statement without its comments and without the bodies of functions."""
+    no_bodies = re.sub(r"(\$\w*\$).*?\1", "", body, flags=re.DOTALL)
+    return re.sub(r"--.*", "", no_bodies)
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_block_is_one_statement_with_a_sentence_on_what_it_does(path: Path) -> None:
     text = path.read_text("utf-8")
@@ -71,7 +78,7 @@ def test_every_block_is_one_statement_with_a_sentence_on_what_it_does(path: Path
         about = text.partition(f"-- name: {name}\n")[2].splitlines()[0]
         assert about.startswith("-- "), f"{path.stem}.{name} does not say what it does"
         assert body, f"{path.stem}.{name} is empty"
-        assert ";" not in body, f"{path.stem}.{name} is more than one statement"
+        assert ";" not in bare(body), f"{path.stem}.{name} is more than one statement"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -126,10 +133,13 @@ def test_every_block_that_the_code_names_exists() -> None:
 
 def test_every_block_is_used() -> None:
     used = words()
+    # Their names are put together from two words: capture.py says which.
+    chosen = {f"create_{what}_trigger" for what in ("row", "truncate")}
+    chosen |= {f"create_log_{what}" for what in ("row", "truncate")}
     idle = {
         f"{module}.{name}"
         for module in MODULES
         for name in queries.load_blocks(module)
-        if name not in used
+        if name not in used | chosen
     }
     assert not idle

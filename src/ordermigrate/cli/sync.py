@@ -76,8 +76,9 @@ def command(
     if is_json:
         options.print_document(document)
         return
+    noun = "round" if done.rounds == 1 else "rounds"
     line = (
-        f"{outcome.replace('_', ' ')}: {done.changes:,} changes in {done.rounds:,} rounds, "
+        f"{outcome.replace('_', ' ')}: {done.changes:,} changes in {done.rounds:,} {noun}, "
         f"{done.written:,} rows written, {done.deleted:,} deleted, "
         f"in {meters.format_seconds(done.seconds)}"
     )

@@ -74,7 +74,12 @@ def command(
     )
     verdict = done.verdict
     outcome, exit_code = ("equal", 0) if verdict.is_equal else ("different", EXIT_DIFFERENT)
-    steps = phases.next_steps(done.phase, outcome, has_checksums=verdict.algorithm is not None)
+    steps = phases.next_steps(
+        done.phase,
+        outcome,
+        has_checksums=verdict.algorithm is not None,
+        is_syncing=done.is_syncing,
+    )
     document = options.make_document(
         "validate",
         outcome,
@@ -100,7 +105,8 @@ def command(
     line = f"{outcome.upper()}: {rows:,} rows of the monolith, {how}, in "
     console.show_lines([line + meters.format_seconds(verdict.seconds) + recorded])
     if done.repaired_rows:
-        console.show_lines([f"repaired: {done.repaired_rows:,} rows, and then compared again"])
+        noun = "row" if done.repaired_rows == 1 else "rows"
+        console.show_lines([f"repaired: {done.repaired_rows:,} {noun}, and then compared again"])
     console.show_next_steps(steps)
     sys.stdout.flush()
     return exit_code

@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
@@ -18,7 +19,7 @@ _WIDEST = 88
 _NARROWEST = 20
 _INDENT = "  "
 # A number stays on the line of its unit.
-_UNIT = re.compile(r"(?<=\d) (?=(?:s|min|h|B|[KMGT]iB|rows)\b)")
+_UNIT = re.compile(r"(?<=\d) (?=(?:ms|s|min|h|B|[KMGT]iB|rows)\b)")
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
@@ -57,6 +58,10 @@ class Narrator:
             self._print(Text.assemble(_INDENT, (label.ljust(margin), "dim"), first))
             self._print(*(Text(_INDENT + " " * margin + line) for line in rest))
 
+    def row(self, text: str) -> None:
+        """Show a line of a list whose lines come one after the other."""
+        self._print(Text(_INDENT + text))
+
     def verbatim(self, *lines: str) -> None:
         """Show lines that are to be copied, however long they are."""
         self._print(*(Text(_INDENT + line, "green") for line in lines))
@@ -76,6 +81,17 @@ class Narrator:
         with Progress(*columns, console=self._console, transient=True) as bar:
             bar.add_task(what, total=total)
             yield bar
+
+    @contextlib.contextmanager
+    def moving_row(self) -> Iterator[Callable[[str], None]]:
+        """Show a line that moves, below what is said meanwhile; none where there is no terminal."""
+        if not self._is_live:
+            yield lambda _: None
+            return
+        with Live(Text(), console=self._console, transient=True, refresh_per_second=10) as live:
+            yield lambda text: live.update(
+                Text(_INDENT + text, "cyan", no_wrap=True, overflow="ellipsis")
+            )
 
     def _print(self, *lines: Text) -> None:
         for line in lines:

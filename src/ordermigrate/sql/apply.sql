@@ -15,7 +15,7 @@ WITH NO DATA;
 
 -- name: analyze_stages
 -- Let the planner know how much there is.
-ANALYZE {key_stage}, {row_stage};
+ANALYZE {key_stage} ({key}), {row_stage} ({key});
 
 -- name: delete_all
 -- Remove all rows: the source's table was truncated.
@@ -68,7 +68,7 @@ SELECT ARRAY[{key_texts}] AS key_texts
 FROM {row_stage} AS s
 LEFT JOIN LATERAL (
     SELECT {digest} AS digest
-    FROM {table} AS {alias}
+    FROM {table} AS t
     WHERE {match}
 ) AS now ON true
 WHERE now.digest IS DISTINCT FROM s.ordermigrate_digest

@@ -12,7 +12,7 @@ BEGIN
         IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'::pg_catalog.text THEN
             RETURN NULL;
         END IF;
-        IF ROW({old_key})::record OPERATOR(pg_catalog.*=) ROW({new_key})::record THEN
+        IF {same_key} THEN
             RETURN NULL;
         END IF;
     END IF;

@@ -20,6 +20,13 @@ LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = wanted.schema_name
 LEFT JOIN pg_catalog.pg_class AS c
     ON c.relnamespace = n.oid AND c.relname = wanted.table_name AND c.relkind NOT IN ('i', 'I', 't');
 
+-- name: find_name
+-- What a relation is called now.
+-- $1: its oid.
+SELECT c.oid::regclass::text AS name
+FROM pg_catalog.pg_class AS c
+WHERE c.oid = $1::bigint::oid;
+
 -- name: find_similar_tables
 -- Tables that could have been meant, those of the same name but for its case first.
 -- $1: a name.

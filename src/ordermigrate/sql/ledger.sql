@@ -413,6 +413,14 @@ UPDATE ordermigrate.validation AS v
 SET void_because = $1::text
 WHERE v.void_because IS NULL;
 
+-- name: hold_phase
+-- Keep the run in a phase for the rest of the transaction; no row if it has left it.
+-- $1: the run's id, $2: phase.
+SELECT r.run
+FROM ordermigrate.run AS r
+WHERE r.run = $1::uuid AND r.phase = $2::text
+FOR SHARE;
+
 -- name: count_snapshots
 -- Under how many snapshots the chunks on record were copied.
 SELECT count(DISTINCT c.attempt) AS snapshots
