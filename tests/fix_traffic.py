@@ -445,6 +445,7 @@ def live_traffic(
     seed: int = 1,
     kinds: Sequence[str] = KINDS,
     pause_seconds: float = 0.0,
+    notes_pause_seconds: float = _NOTES_PAUSE_SECONDS,
 ) -> Iterator[Traffic]:
     """Write to the shop family until the end of the block, or until `stop`.
 
@@ -454,6 +455,7 @@ def live_traffic(
         seed: What the writers' choices follow from.
         kinds: Of KINDS; with "truncate" one more writer has `order_notes` for itself.
         pause_seconds: Between two transactions of one writer.
+        notes_pause_seconds: The same for the writer that truncates, where that is longer.
 
     """
     if unknown := set(kinds) - {*KINDS, TRUNCATE}:
@@ -469,7 +471,7 @@ def live_traffic(
         parts.append(Part(f"shop writer {number}", number, chosen, own, some, pause_seconds))
     if TRUNCATE in kinds:
         # Each TRUNCATE makes new files: a rare thing, and no share of two cores.
-        pause_seconds = max(pause_seconds, _NOTES_PAUSE_SECONDS)
+        pause_seconds = max(pause_seconds, notes_pause_seconds)
         notes = Part("notes writer", writers, NOTE_KINDS, {NOTES: "true"}, (), pause_seconds)
         parts.append(notes)
     with _running(Traffic(dsn, parts, (ORDERS, LINES, NOTES), seed)) as traffic:

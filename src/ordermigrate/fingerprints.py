@@ -119,7 +119,8 @@ def _rows_only(tables: dict[str, Any]) -> dict[str, Any]:
         name: {
             **table,
             "columns": {
-                key: [column[1], column[2], column[5]] for key, column in table["columns"].items()
+                key: [column[0], column[1], column[2], column[5]]
+                for key, column in table["columns"].items()
             },
             "keys": {key: each for key, each in table["keys"].items() if each[0]},
             "leaves": {},
@@ -165,7 +166,9 @@ def _explain_section(
                 )
                 for one, other in ((old[key], new[key]), (new[key], old[key]))
             )
-            yield f"{label(key)} changed from {was} to {now}"
+            is_anew = label(key).startswith("column ") and old[key][0] != new[key][0]
+            said = " (its place: it was dropped and added again)" if is_anew else ""
+            yield f"{label(key)} changed from {was} to {now}{said}"
 
 
 def _say(value: object) -> str:

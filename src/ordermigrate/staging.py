@@ -109,7 +109,28 @@ def _rows(stage: Stage, log: ChangeLog, entries: sql.Composed) -> str:
     key = ", ".join(sql.Identifier(alias, name).as_string(None) for name in log.key)
     return (
         f"SELECT {columns}, {digest.text_digest(view)} FROM {_origin(table)} "  # noqa: S608
-        f"AND ({key}) IN ({entries.as_string(None)})"
+        f"AND ({key}) IN ({_entries_by_collation(table, log, entries).as_string(None)})"
+    )
+
+
+def _entries_by_collation(table: TableMap, log: ChangeLog, entries: sql.Composed) -> sql.Composed:
+    """Return the query for logged keys with those once that the table's own key takes for equal.
+
+    A log tells keys apart byte by byte; where a key's collation does not, PostgreSQL, which knows
+    the entries to be distinct, would join a row to each of its names and return it twice.
+    """
+    columns = [column for column in table.source.columns if column.name in log.key]
+    if all(column.collation in {None, '"default"'} for column in columns):
+        return entries
+    known = {column.name: column.collation for column in columns}
+    return sql.SQL("SELECT DISTINCT {} FROM ({}) AS e").format(
+        sql.SQL(", ").join(
+            sql.SQL("e.{} COLLATE {}").format(sql.Identifier(name), sql.SQL(collation))
+            if (collation := known[name])
+            else sql.Identifier("e", name)
+            for name in log.key
+        ),
+        entries,
     )
 
 

@@ -197,13 +197,13 @@ async def settle(
     else:
         now = seen.describe()
     was = await ledger.read_structure(cold, cold.side)
-    await _settle_target(cold, [each.target for each in maps], was, void, found)
-    async with cold.transaction():
-        for reason in void:
-            await ledger.void_validations(cold, reason)
-        await ledger.note_structure(cold, hot.side, now)
-        there = await _see(cold, [each.target for each in maps])
-        await ledger.note_structure(cold, cold.side, there.describe())
+    there = await _settle_target(cold, [each.target for each in maps], was, void, found)
+    if void or now != known or there != was:
+        async with cold.transaction():
+            for reason in void:
+                await ledger.void_validations(cold, reason)
+            await ledger.note_structure(cold, hot.side, now)
+            await ledger.note_structure(cold, cold.side, there)
     if found:
         reporter.report(StructureSettled(tuple(found)))
     for reason in void:
@@ -284,7 +284,7 @@ async def _settle_target(
     known: dict[str, Any] | None,
     void: list[str],
     found: list[str],
-) -> None:
+) -> dict[str, Any]:
     seen = await _see(cold, tables)
     family = frozenset(table.name for table in tables)
     active = [
@@ -323,3 +323,4 @@ async def _settle_target(
             if not await ledger.is_empty(cold, TableName.parse(part)):
                 void.append(f"{part} was attached to {name} with rows in it")
         void.extend(f"the fence on the {cold.side} was down: {each}" for each in changes.triggers)
+    return (await _see(cold, tables) if gaps else seen).describe()

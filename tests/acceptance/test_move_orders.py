@@ -18,6 +18,7 @@ from tests.fix_orders import (
     RunCli,
     WriteToml,
     add_orders,
+    execute_behind_fence,
     identical,
 )
 from tests.fix_pairs import RunHere, dsns, picture
@@ -50,10 +51,10 @@ DOCUMENT: Mapping[str, Any] = {
     "properties": {
         "schema": {"const": 1},
         "run": {"type": ["string", "null"]},
-        "command": {"enum": ["prepare", "copy", "validate", "status"]},
+        "command": {"enum": ["prepare", "copy", "sync", "validate", "status"]},
         "outcome": {"type": "string"},
         "exit_code": {"type": "integer"},
-        "phase": {"enum": ["new", "prepared", "copying", "copied"]},
+        "phase": {"enum": ["new", "prepared", "copying", "copied", "syncing"]},
         "owner": {"enum": ["monolith", "service", "none"]},
         "tables": {
             "type": "array",
@@ -81,6 +82,7 @@ OF_TABLES: Mapping[str, Mapping[str, Any]] = {
             "total_rows_estimate": {"type": "integer"},
         },
     },
+    "sync": {"required": ["name", "to"]},
     "validate": {
         "required": ["name", "rows", "source_rows", "target_rows", "checks", "differences"],
         "properties": {
@@ -127,6 +129,12 @@ OF_TABLES: Mapping[str, Mapping[str, Any]] = {
 OF_COMMAND: Mapping[str, Mapping[str, Any]] = {
     "prepare": {},
     "copy": {"required": ["seconds"], "properties": {"seconds": {"type": "number"}}},
+    "sync": {
+        "required": ["rounds", "changes", "written", "deleted", "seconds"],
+        "properties": {
+            name: {"type": "integer"} for name in ("rounds", "changes", "written", "deleted")
+        },
+    },
     "validate": {
         "required": ["algorithm", "seconds"],
         "properties": {
@@ -175,11 +183,12 @@ def empty_service(hub: Hub, make_database: MakeDatabase) -> Hub:
 def test_a_newcomer_moves_a_hub_with_a_few_commands(
     run_cli: RunCli, empty_service: Hub, tmp_path: Path
 ) -> None:
-    """init, prepare, copy, validate, status: words for people, exit codes for programs."""
+    """init, copy, sync, validate, status: words for people, exit codes for programs."""
     hub = empty_service
     both = dsns(hub)
     ((rows,),) = execute(hub.monolith, "SELECT count(*) FROM public.orders")
-    sums_before = execute(hub.monolith, "SELECT sum(quantity), max(updated_at) FROM public.orders")
+    sums = "SELECT count(*), sum(quantity), max(updated_at) FROM public.orders"
+    sums_before = execute(hub.monolith, sums)
 
     done = run_cli("init", "--family", "hub_orders")
     assert (done.exit_code, (tmp_path / "ordermigrate.toml").is_file()) == (0, True)
@@ -195,7 +204,17 @@ def test_a_newcomer_moves_a_hub_with_a_few_commands(
     assert f"copied: public.orders to public.orders, {rows:,} rows" in done.stdout
     assert "rows/s" in done.stderr
     assert "idx_orders_symbol_status" in done.stderr
+    assert "ordermigrate sync" in done.stdout
+    assert execute(hub.monolith, sums) == sums_before
+
+    # What the monolith writes meanwhile is brought after it.
+    add_orders(hub.monolith, orders=100, first=rows + 1)
+    done = run_cli("sync", "--until-caught-up", **both)
+    assert done.exit_code == 0, done.stderr
+    assert "caught up: 100 changes" in done.stdout
+    assert "100 rows written, 0 deleted" in done.stdout
     assert "ordermigrate validate --checksums" in done.stdout
+    copied, rows = rows, rows + 100
 
     done = run_cli("validate", "--checksums", **both)
     assert done.exit_code == 0, done.stdout
@@ -203,7 +222,7 @@ def test_a_newcomer_moves_a_hub_with_a_few_commands(
 
     done = run_cli("status", **both)
     assert done.exit_code == 0
-    assert "copied" in done.stdout
+    assert "syncing" in done.stdout
     assert "equal" in done.stdout
 
     # The three standing checks.
@@ -211,19 +230,16 @@ def test_a_newcomer_moves_a_hub_with_a_few_commands(
     assert execute(
         hub.service,
         "SELECT sum(copied_rows)::bigint, count(*) = count(copied_at) FROM ordermigrate.chunk",
-    ) == [(rows, True)]
+    ) == [(copied, True)]
     assert read_document(run_cli("validate", "--checksums", "--json", **both))["outcome"] == "equal"
 
-    # The schema is the family's, whole, and the monolith is as it was but for one row of ours.
+    # The schema is the family's, whole.
     wanted = execute(
         hub.service,
         "SELECT (SELECT count(*) FROM pg_indexes WHERE tablename = 'orders'), (SELECT count(*) "
         "FROM pg_constraint WHERE conrelid = 'public.orders'::regclass AND contype IN ('c', 'p'))",
     )
     assert wanted == [(7, 7)]
-    assert sums_before == execute(
-        hub.monolith, "SELECT sum(quantity), max(updated_at) FROM public.orders"
-    )
 
 
 def test_each_document_is_one_on_stdout_with_the_promised_keys(
@@ -248,14 +264,14 @@ def test_each_document_is_one_on_stdout_with_the_promised_keys(
     assert run("prepare")["outcome"] == "already_prepared"
 
     assert run("copy", "--dry-run")["outcome"] == "planned"
-    document = run("copy", "--offline")
+    document = run("copy")
     assert (document["outcome"], document["phase"], document["run"]) == (
         "copied",
         "copied",
         the_run,
     )
     assert document["tables"][0]["rows"] == ORDERS
-    assert document["next_steps"][0]["command"] == "ordermigrate validate --checksums"
+    assert document["next_steps"][0]["command"] == "ordermigrate sync"
     assert run("copy")["outcome"] == "already_copied"
 
     document = run("validate")
@@ -275,7 +291,13 @@ def test_each_document_is_one_on_stdout_with_the_promised_keys(
     assert document["last_validation"]["verdict"] == "equal"
     assert document["tables"][0]["copied_rows"] == ORDERS
 
-    execute(hub.service, "UPDATE public.orders SET retry_count = 77 WHERE user_id = 1")
+    execute(hub.monolith, "UPDATE public.orders SET retry_count = 7 WHERE user_id = 1")
+    document = run("sync", "--until-caught-up")
+    assert (document["outcome"], document["phase"]) == ("caught_up", "syncing")
+    assert document["changes"] == document["written"] > 0
+    assert run("sync", "--once")["changes"] == 0
+
+    execute_behind_fence(hub.service, "UPDATE public.orders SET retry_count = 77 WHERE user_id = 1")
     document = run("validate", "--checksums", "--max-differences", "3")
     assert (document["outcome"], document["exit_code"]) == ("different", 4)
     assert len(document["tables"][0]["differences"]) == 3
@@ -290,7 +312,7 @@ def test_a_command_that_has_been_done_says_so_and_changes_nothing(
     both = dsns(hub)
     for args, says in (
         (("prepare",), "already prepared"),
-        (("copy", "--offline"), "already copied"),
+        (("copy",), "already copied"),
         (("prepare",), "already prepared"),
         (("copy",), "already copied"),
     ):
@@ -300,6 +322,10 @@ def test_a_command_that_has_been_done_says_so_and_changes_nothing(
         assert done.exit_code == 0
         assert says in done.stdout
         assert (picture(hub.monolith), picture(hub.service)) == before
+    for _ in range(2):
+        done = run_here("sync", "--until-caught-up", **both)
+        assert done.exit_code == 0
+        assert "caught up: 0 changes in 0 rounds" in done.stdout
     assert identical(hub.monolith, hub.service)
 
 
@@ -323,7 +349,7 @@ def test_a_dry_run_tells_the_steps_and_changes_nothing(
     plan("copy", "create the schema ordermigrate", *copying)
     assert run_here("prepare", **both).exit_code == 0
     plan("copy", *copying)
-    assert run_here("copy", "--offline", **both).exit_code == 0
+    assert run_here("copy", **both).exit_code == 0
     plan("copy", "nothing: every row is copied already")
     before = picture(hub.service)
     done = run_here("copy", "--dry-run", "--restart", **both)
@@ -372,7 +398,9 @@ def test_the_installed_program_is_the_same_as_the_module(run_cli: RunCli) -> Non
         assert installed.stdout == run_cli(*args, env={"COLUMNS": "80"}).stdout
 
 
-@pytest.mark.parametrize("command", ["init", "prepare", "copy", "validate", "status"])
+@pytest.mark.parametrize(
+    "command", ["init", "prepare", "copy", "sync", "validate", "status", "cancel"]
+)
 def test_help_has_an_example_that_stands_as_it_was_written(run_here: RunHere, command: str) -> None:
     done = run_here(command, "--help")
     assert done.exit_code == 0
@@ -389,10 +417,12 @@ def test_a_family_can_be_moved_whose_files_lie_in_the_package(
     monolith = make_database("monolith", script=(FAMILY / "monolith.sql").read_text())
     service = make_database("service")
     run_here("init", "--family", "hub_orders")
-    assert run_here("copy", "--offline", monolith=monolith, service=service).exit_code == 0
+    assert run_here("copy", monolith=monolith, service=service).exit_code == 0
     done = run_here("validate", "--checksums", monolith=monolith, service=service)
     assert done.exit_code == 0
     assert "0 rows compared" in done.stdout
     add_orders(monolith, users=2, orders=5)
     done = run_here("validate", "--checksums", monolith=monolith, service=service)
-    assert done.exit_code == 4
+    assert done.exit_code == 0
+    assert "5 rows of the monolith" in done.stdout
+    assert identical(monolith, service)

@@ -25,6 +25,7 @@ from tests.fix_orders import (
     RunCli,
     WriteToml,
     cli_environment,
+    execute_behind_fence,
     identical,
 )
 from tests.fix_pairs import dsns
@@ -99,7 +100,7 @@ def test_a_terminal_of_any_width_shows_a_bar_that_never_wraps(
         "UPDATE public.orders SET retry_count = -5 "
         "WHERE id IN (SELECT id FROM public.orders ORDER BY id LIMIT 2)",
     )
-    done = run_in_terminal(hub, tmp_path, "copy", "--offline", columns=columns)
+    done = run_in_terminal(hub, tmp_path, "copy", columns=columns)
     assert done.exit_code == 0, done.stderr
     lines = drawn_lines(done.stderr)
     assert max(map(cell_len, lines)) <= columns, max(lines, key=cell_len)
@@ -122,8 +123,10 @@ def test_a_verdict_fits_a_terminal_of_forty_columns(
 ) -> None:
     ordermigrate_toml()
     hub = make_hub(users=3, orders=40)
-    run_in_terminal(hub, tmp_path, "copy", "--offline", columns=40)
-    execute(hub.service, "UPDATE public.orders SET failure_reason = repeat('long ', 60)")
+    run_in_terminal(hub, tmp_path, "copy", columns=40)
+    execute_behind_fence(
+        hub.service, "UPDATE public.orders SET failure_reason = repeat('long ', 60)"
+    )
     for args in (("validate", "--checksums"), ("status",), ("copy",)):
         done = run_in_terminal(hub, tmp_path, *args, columns=40, has_stdout=True)
         assert done.exit_code == (4 if args[0] == "validate" else 0)
@@ -135,7 +138,7 @@ def test_a_verdict_fits_a_terminal_of_forty_columns(
 
 
 def test_no_color_takes_the_colours_away(hub: Hub, tmp_path: Path) -> None:
-    done = run_in_terminal(hub, tmp_path, "copy", "--offline", columns=100, has_stdout=True)
+    done = run_in_terminal(hub, tmp_path, "copy", columns=100, has_stdout=True)
     assert _COLOUR.search(done.stderr)
     for env in ({}, {"NO_COLOR": "1"}):
         done = run_in_terminal(
@@ -147,7 +150,7 @@ def test_no_color_takes_the_colours_away(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_dumb_terminal_gets_plain_lines(hub: Hub, tmp_path: Path) -> None:
     done = run_in_terminal(
-        hub, tmp_path, "copy", "--offline", columns=100, has_stdout=True, env={"TERM": "dumb"}
+        hub, tmp_path, "copy", columns=100, has_stdout=True, env={"TERM": "dumb"}
     )
     assert done.exit_code == 0
     assert "\x1b" not in done.stderr
@@ -155,7 +158,7 @@ def test_a_dumb_terminal_gets_plain_lines(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_there_are_plain_lines_only(hub: Hub, run_cli: RunCli) -> None:
-    for args in (("copy", "--offline"), ("validate", "--checksums")):
+    for args in (("copy",), ("validate", "--checksums")):
         done = run_cli(*args, **dsns(hub))
         assert done.exit_code == 0
         assert "\x1b" not in done.stdout + done.stderr
@@ -163,7 +166,7 @@ def test_without_a_terminal_there_are_plain_lines_only(hub: Hub, run_cli: RunCli
 
 
 def test_json_in_a_terminal_is_one_document_without_colours(hub: Hub, tmp_path: Path) -> None:
-    done = run_in_terminal(hub, tmp_path, "copy", "--offline", "--json", columns=60)
+    done = run_in_terminal(hub, tmp_path, "copy", "--json", columns=60)
     assert done.exit_code == 0
     assert done.json["outcome"] == "copied"
     done = run_in_terminal(hub, tmp_path, "status", "--json", columns=30)
@@ -173,7 +176,7 @@ def test_json_in_a_terminal_is_one_document_without_colours(hub: Hub, tmp_path: 
 def test_every_line_of_a_json_log_is_an_object_with_its_event(hub: Hub, run_cli: RunCli) -> None:
     both = dsns(hub)
     seen: dict[str, list[str]] = {}
-    for args in (("prepare",), ("copy", "--offline"), ("validate", "--checksums"), ("status",)):
+    for args in (("prepare",), ("copy",), ("validate", "--checksums"), ("status",)):
         done = run_cli(*args, "--log-format", "json", **both)
         assert done.exit_code == 0
         lines = [json.loads(line) for line in done.stderr.splitlines()]
@@ -189,7 +192,7 @@ def test_every_line_of_a_json_log_is_an_object_with_its_event(hub: Hub, run_cli:
     assert copied.count("index_built") == 7
     order = ["indexes_dropped", "snapshot_taken", "chunk_copied", "rows_copied", "index_built"]
     assert [copied.index(name) for name in order] == sorted(copied.index(name) for name in order)
-    assert {"promise_checked", "analyzed"} <= set(copied)
+    assert "analyzed" in copied
     assert {"check_started", "check_finished"} <= set(seen["validate"])
     done = run_cli("copy", "--log-format", "json", "--json", **both)
     assert done.json["outcome"] == "already_copied"
@@ -208,8 +211,8 @@ def test_a_locale_without_letters_ends_no_command(
     ordermigrate_toml()
     hub = make_hub(users=3, orders=40)
     both = dsns(hub)
-    assert run_cli("copy", "--offline", **both, env=env).exit_code == 0
-    execute(hub.service, "UPDATE public.orders SET failure_reason = 'não 注文 📦'")
+    assert run_cli("copy", **both, env=env).exit_code == 0
+    execute_behind_fence(hub.service, "UPDATE public.orders SET failure_reason = 'não 注文 📦'")
     done = run_cli("validate", "--checksums", "--json", **both, env=env)
     assert done.exit_code == 4
     values = [

@@ -54,7 +54,7 @@ def copied(
     folder: Path = tmp_path_factory.mktemp("copied")
     (folder / "ordermigrate.toml").write_text(CONFIGURATION)
     subprocess.run(
-        [sys.executable, "-m", "ordermigrate", "copy", "--offline"],
+        [sys.executable, "-m", "ordermigrate", "copy"],
         check=True,
         cwd=folder,
         env=cli_environment(names[0][0].dsn(names[0][1]), names[1][0].dsn(names[1][1]), None),
@@ -80,6 +80,13 @@ def pair(
         ordermigrate_toml,
         [ORDERS_TABLE],
     )
+
+
+@pytest.fixture
+def released(pair: Pair) -> Pair:
+    """A hub whose migration was cancelled: both sides are compared as they are."""
+    assert pair.run("cancel").exit_code == 0
+    return pair
 
 
 def read_row(dsn: str, key: str) -> dict[str, str | None] | None:
@@ -175,7 +182,7 @@ def test_a_changed_value_is_named_by_key_column_and_both_values(
     pair: Pair, condition: str, change: str, columns: list[str]
 ) -> None:
     (key,) = pick(pair, condition)
-    pair.on_service(f"UPDATE public.orders SET {change} WHERE id = '{key}'")
+    pair.plant(f"UPDATE public.orders SET {change} WHERE id = '{key}'")
     before, after = read_row(pair.monolith, key), read_row(pair.service, key)
     assert before is not None
     assert after is not None
@@ -192,21 +199,21 @@ def test_a_changed_value_is_named_by_key_column_and_both_values(
         assert expected in shown.stdout
 
 
-def test_two_swapped_rows_are_two_changed_ones(pair: Pair) -> None:
-    one, other = pick(pair, "status = 'EXECUTED'", 2)
-    pair.on_service(
+def test_two_swapped_rows_are_two_changed_ones(released: Pair) -> None:
+    one, other = pick(released, "status = 'EXECUTED'", 2)
+    released.plant(
         "ALTER TABLE public.orders DROP CONSTRAINT orders_pkey;"
         "UPDATE public.orders SET id = CASE id::text "
         f"WHEN '{one}' THEN '{other}'::uuid ELSE '{one}' END WHERE id IN ('{one}', '{other}')"
     )
     for algorithm in ALGORITHMS:
-        table = validate(pair, "--algorithm", algorithm)
+        table = validate(released, "--algorithm", algorithm)
         found = table["differences"]
         assert {each["key"]["id"] for each in found} == {one, other}
         assert {each["kind"] for each in found} == {"changed"}
         for each in found:
-            before = read_row(pair.monolith, each["key"]["id"])
-            after = read_row(pair.service, each["key"]["id"])
+            before = read_row(released.monolith, each["key"]["id"])
+            after = read_row(released.service, each["key"]["id"])
             assert before is not None
             assert after is not None
             assert each["columns"] == {
@@ -220,7 +227,7 @@ def test_two_swapped_rows_are_two_changed_ones(pair: Pair) -> None:
 
 def test_a_missing_row_is_named_with_the_values_that_are_missing(pair: Pair) -> None:
     (key,) = pick(pair, "failure_reason IS NULL")
-    pair.on_service(f"DELETE FROM public.orders WHERE id = '{key}'")
+    pair.plant(f"DELETE FROM public.orders WHERE id = '{key}'")
     row = read_row(pair.monolith, key)
     assert row is not None
     for algorithm in ALGORITHMS:
@@ -235,7 +242,7 @@ def test_a_missing_row_is_named_with_the_values_that_are_missing(pair: Pair) -> 
 
 def test_an_extra_row_is_named_with_the_values_that_are_too_many(pair: Pair) -> None:
     key = "00000000-0000-4000-8000-000000000001"
-    pair.on_service(
+    pair.plant(
         "INSERT INTO public.orders (id, user_id, symbol, order_type, order_side, quantity) "
         f"VALUES ('{key}', 1, 'X', 'MARKET', 'BUY', 1)"
     )
@@ -249,7 +256,7 @@ def test_an_extra_row_is_named_with_the_values_that_are_too_many(pair: Pair) -> 
 
 def test_one_row_missing_and_another_too_many_do_not_make_it_right(pair: Pair) -> None:
     gone, new = pick(pair, "true")[0], "00000000-0000-4000-8000-000000000001"
-    pair.on_service(f"UPDATE public.orders SET id = '{new}' WHERE id = '{gone}'")
+    pair.plant(f"UPDATE public.orders SET id = '{new}' WHERE id = '{gone}'")
     assert validate(pair, exit_code=0)  # the counts alone cannot see it
     for algorithm in ALGORITHMS:
         table = validate(pair, "--algorithm", algorithm)
@@ -258,29 +265,29 @@ def test_one_row_missing_and_another_too_many_do_not_make_it_right(pair: Pair) -
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_duplicated_row_is_seen_where_the_service_has_no_key(pair: Pair, times: int) -> None:
+def test_a_duplicated_row_is_seen_where_the_service_has_no_key(released: Pair, times: int) -> None:
     """Twice the same again would cancel out, were digests put together by XOR."""
-    (key,) = pick(pair, "true")
-    pair.on_service(
+    (key,) = pick(released, "true")
+    released.plant(
         "ALTER TABLE public.orders DROP CONSTRAINT orders_pkey;"
         f"INSERT INTO public.orders SELECT o.* FROM public.orders o, generate_series(1, {times}) "
         f"WHERE o.id = '{key}'"
     )
     for algorithm in ALGORITHMS:
-        table = validate(pair, "--algorithm", algorithm)
+        table = validate(released, "--algorithm", algorithm)
         found = [(each["key"]["id"], each["kind"]) for each in table["differences"]]
         assert found == [(key, "extra")] * times
 
 
-def test_a_duplicate_in_place_of_another_row_is_seen(pair: Pair) -> None:
-    kept, lost = pick(pair, "true", 2)
-    pair.on_service(
+def test_a_duplicate_in_place_of_another_row_is_seen(released: Pair) -> None:
+    kept, lost = pick(released, "true", 2)
+    released.plant(
         "ALTER TABLE public.orders DROP CONSTRAINT orders_pkey;"
         f"DELETE FROM public.orders WHERE id = '{lost}';"
         f"INSERT INTO public.orders SELECT * FROM public.orders WHERE id = '{kept}'"
     )
     for algorithm in ALGORITHMS:
-        table = validate(pair, "--algorithm", algorithm)
+        table = validate(released, "--algorithm", algorithm)
         found = {each["key"]["id"]: each["kind"] for each in table["differences"]}
         assert found == {kept: "extra", lost: "missing"}
 
@@ -311,7 +318,7 @@ def test_one_and_one_point_nought_are_two_values_of_a_plain_numeric(make_pair: M
 
 def test_all_are_counted_and_only_so_many_shown(pair: Pair) -> None:
     keys = pick(pair, "true", 50)
-    pair.on_service(
+    pair.plant(
         f"UPDATE public.orders SET retry_count = 99 WHERE id = ANY ('{{{','.join(keys)}}}'::uuid[])"
     )
     for count in (0, 1, 7, 50, 1000):
@@ -326,19 +333,40 @@ def test_all_are_counted_and_only_so_many_shown(pair: Pair) -> None:
     assert len(validate(pair, "--checksums")["differences"]) == 20
 
 
+def test_what_the_monolith_has_written_is_brought_before_both_are_compared(pair: Pair) -> None:
+    pair.on_monolith("UPDATE public.orders SET retry_count = 99 WHERE user_id % 2 = 0")
+    pair.on_monolith("DELETE FROM public.orders WHERE user_id = 7")
+    for algorithm in ALGORITHMS:
+        table = validate(pair, "--algorithm", algorithm, exit_code=0)
+        assert table["differences"] == []
+    assert pair.compare(ORDERS_TABLE)
+    pair.on_monolith("TRUNCATE public.orders")
+    assert validate(pair, "--checksums", exit_code=0)["source_rows"] == 0
+
+
+def test_a_row_that_was_planted_and_then_written_to_is_as_the_monolith_has_it(pair: Pair) -> None:
+    keys = pick(pair, "true", 2)
+    pair.plant(f"UPDATE public.orders SET retry_count = 77 WHERE id IN ('{keys[0]}', '{keys[1]}')")
+    pair.on_monolith(f"UPDATE public.orders SET symbol = 'ELSE' WHERE id = '{keys[0]}'")
+    table = validate(pair, "--checksums")
+    assert [each["key"]["id"] for each in table["differences"]] == [keys[1]]
+    assert pair.run("validate", "--repair").exit_code == 0
+    assert pair.compare(ORDERS_TABLE)
+
+
 @pytest.mark.parametrize(
     "change", ["UPDATE public.orders SET retry_count = -1", "TRUNCATE public.orders"]
 )
 def test_every_row_may_differ(pair: Pair, change: str) -> None:
-    pair.on_service(change)
+    pair.plant(change)
     table = validate(pair, "--checksums", "--max-differences", "5")
     assert table["differences_total"] == ORDERS
     assert len(table["differences"]) == 5
 
 
-def test_a_monolith_that_is_empty_makes_every_row_an_extra_one(pair: Pair) -> None:
-    pair.on_monolith("TRUNCATE public.orders")
-    table = validate(pair, "--checksums", "--max-differences", "1000")
+def test_a_monolith_that_is_empty_makes_every_row_an_extra_one(released: Pair) -> None:
+    released.on_monolith("TRUNCATE public.orders")
+    table = validate(released, "--checksums", "--max-differences", "1000")
     assert table["differences_total"] == ORDERS
     assert {each["kind"] for each in table["differences"]} == {"extra"}
 
@@ -352,7 +380,7 @@ def test_the_quick_checks_tell_what_has_moved(pair: Pair) -> None:
     )
     ((key, user),) = newest
     other = 1 if user != 1 else 2
-    pair.on_service(
+    pair.plant(
         f"UPDATE public.orders SET user_id = {other}, status = 'FAILED' WHERE id = '{key}';"
         "DELETE FROM public.orders WHERE id = (SELECT min(id::text)::uuid FROM public.orders)"
     )
@@ -379,7 +407,7 @@ def test_the_quick_checks_tell_what_has_moved(pair: Pair) -> None:
 
 
 def test_the_largest_differences_between_users_come_first(pair: Pair) -> None:
-    pair.on_service("DELETE FROM public.orders WHERE user_id <= 15 AND random() < 2")
+    pair.plant("DELETE FROM public.orders WHERE user_id <= 15 AND random() < 2")
     checks = {each["name"]: each for each in validate(pair)["checks"]}
     check = checks["orders per user"]
     sizes = [each["source"] - each["target"] for each in check["details"]]
@@ -392,11 +420,11 @@ def test_the_verdict_is_kept_and_void_once_the_rows_may_have_changed(pair: Pair)
     assert pair.run("validate", "--checksums").exit_code == 0
     last = pair.run("status", "--json").json["last_validation"]
     assert (last["verdict"], last["algorithm"], last["is_void"]) == ("equal", "md5", False)
-    pair.on_monolith("UPDATE public.orders SET retry_count = 99")
+    pair.plant("UPDATE public.orders SET retry_count = 99")
     assert pair.run("validate", "--algorithm", "sha256").exit_code == 4
     last = pair.run("status", "--json").json["last_validation"]
     assert (last["verdict"], last["algorithm"]) == ("different", "sha256")
-    assert pair.run("copy", "--offline", "--restart").exit_code == 0
+    assert pair.run("copy", "--restart").exit_code == 0
     last = pair.run("status", "--json").json["last_validation"]
     assert (last["verdict"], last["is_void"]) == ("different", True)
     assert "void" in pair.run("status").stdout
@@ -439,18 +467,15 @@ def test_without_a_foreign_key_orphans_are_skipped_and_it_says_why(pair: Pair) -
 
 
 def test_users_that_we_may_not_read_skip_the_orphans_and_nothing_else(
-    make_role: MakeRole, pair: Pair
+    make_role: MakeRole, released: Pair
 ) -> None:
     role = make_role()
-    pair.on_monolith(
-        f"GRANT SELECT ON public.orders TO {role}; GRANT USAGE ON SCHEMA ordermigrate TO {role};"
-        f"GRANT SELECT ON ALL TABLES IN SCHEMA ordermigrate TO {role}"
-    )
-    found = orphans(pair.as_role(role, service=False))
+    released.on_monolith(f"GRANT SELECT ON public.orders TO {role}")
+    found = orphans(released.as_role(role, service=False))
     assert found["outcome"] == "skipped"
     assert "may not read public.users" in str(found["summary"])
     # The role owns databases' objects on the shared servers: take the grants back before it goes.
-    pair.on_monolith(f"DROP OWNED BY {role}")
+    released.on_monolith(f"DROP OWNED BY {role}")
 
 
 # ---------------------------------------------------------------------------------- unreadable side
@@ -487,7 +512,7 @@ def test_a_side_that_is_lost_in_the_middle_is_an_error_and_never_a_difference(
 def test_a_table_that_is_gone_is_an_error_and_never_a_difference(pair: Pair) -> None:
     pair.on_service("ALTER TABLE public.orders RENAME TO old_orders")
     assert_refused(
-        pair.run("validate", "--checksums"), 2, ["no table public.orders on the service"]
+        pair.run("validate", "--checksums"), 3, ["public.orders is not on the service any more"]
     )
 
 

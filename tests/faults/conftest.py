@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.faults.fix_copying import make_copying
+from tests.faults.fix_syncing import make_syncing, syncing
 
-__all__ = ["make_copying"]
+__all__ = ["make_copying", "make_syncing", "syncing"]

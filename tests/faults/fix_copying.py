@@ -1,8 +1,9 @@
-"""A copy of the hub's orders that faults are done to, and the three checks that end every test.
+"""A copy of the hub's orders that faults are done to, and the checks that end every test.
 
 The judge compares both sides without a line of the product; the ledger is read by SQL of its own;
-the third check asks `validate`. What stands on the service's table (indexes, constraints, columns)
-is compared with how it was before any command ran.
+`validate` has its say. Where a writer was at work, sync brings what it wrote first, and then both
+sides must have what was acknowledged to it. What stands on the service's table (indexes,
+constraints, columns) is compared with how it was before any command ran.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,22 +27,38 @@ from tests.fix_faults import FaultProxy
 from tests.fix_orders import (
     ORDERS_TABLE,
     CliResult,
+    Comparison,
     Hub,
     MakeHub,
     RunCli,
     RunningCli,
     StartCli,
     WriteToml,
+    execute_behind_fence,
     identical,
 )
 from tests.fix_postgres import SIDES, Side, execute
+from tests.fix_traffic import Traffic, hub_traffic
 
 # Four chunks of 1 MiB, the last one smaller; their rows are some 4.3 MB in COPY's binary format.
 ORDERS = 20_000
 MID_COPY_BYTES = 2_000_000
 CHUNK_MIB = 1
 INDEXES = 7
+WRITES_PER_SECOND = 40.0
 BUILDER = b"max_parallel_maintenance_workers"  # what a builder of indexes sets before each
+
+EVENTS = (
+    "prepared",
+    "indexes_dropped",
+    "snapshot_taken",
+    "chunk_copied",
+    "rows_copied",
+    "subtracted",
+    "index_started",
+    "index_built",
+    "analyzed",
+)
 
 _DEFINITIONS = """
 SELECT line FROM (
@@ -77,6 +94,7 @@ class Copying:
     Attributes:
         hub: How the test itself reaches the databases, past the proxies.
         proxies: The network between the program and each of them.
+        traffic: A writer that is at work on the monolith meanwhile, past the proxy.
 
     """
 
@@ -88,6 +106,7 @@ class Copying:
     limits: Mapping[str, object]
     tables: Sequence[Mapping[str, object]]
     definitions_before: list[str] = field(default_factory=list)
+    traffic: Traffic | None = None
     path: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +139,10 @@ class Copying:
         """Run statements there, outside any transaction."""
         return execute(self.hub.service, statement)
 
+    def behind_fence(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run statements on the service as nobody but the program could."""
+        return execute_behind_fence(self.hub.service, statement)
+
     def definitions(self) -> list[str]:
         """Return what stands on the service's table; triggers are off until it is the owner."""
         return [str(line) for (line,) in execute(self.hub.service, _DEFINITIONS)]
@@ -127,11 +150,11 @@ class Copying:
     # The program
 
     def start(self, *args: str, at: At | None = None) -> RunningCli:
-        """Start `copy --offline`."""
-        return self.start_cli("copy", "--offline", *args, at=at)
+        """Start `copy`."""
+        return self.start_cli("copy", *args, at=at)
 
     def run(self, *args: str, at: At | None = None) -> CliResult:
-        """Run `copy --offline` to its end, whatever that is."""
+        """Run `copy` to its end, whatever that is."""
         return self.start(*args, at=at).finish()
 
     def finish(self, *args: str) -> CliResult:
@@ -149,24 +172,62 @@ class Copying:
         else:
             self.finish()
 
-    # The three checks, and the catalog
+    def catch_up(self) -> None:
+        """End the writer, and let sync bring what was written during the copy."""
+        if self.traffic is not None:
+            self.traffic.stop()
+        self.call("sync", "--until-caught-up")
+
+    def call(self, *args: str) -> None:
+        """Run a command in this process, which has to end with 0."""
+        said = io.StringIO()
+        with redirect_stdout(said), redirect_stderr(said):
+            exit_code = ordermigrate(*args, "--config", str(self.path))
+        assert exit_code == 0, said.getvalue()
+
+    # The checks, and the catalog
 
     def assert_complete(self) -> None:
         """Assert that both sides are identical, the ledger agrees, and `validate` does."""
+        if self.traffic is None:
+            self.assert_ledger("copied")
+            for table in self.tables:
+                name = str(table["name"])
+                assert self.ledger_rows(name) == self.compare(name).service_rows
+        else:
+            self.catch_up()
+            for dsn in (self.hub.monolith, self.hub.service):
+                self.traffic.require_all_on(dsn)
+        self.assert_proved()
+
+    def assert_caught_up(self) -> None:
+        """Let sync bring what the test wrote itself, and assert that all is right then."""
+        self.catch_up()
+        self.assert_proved()
+
+    def assert_proved(self) -> None:
+        """Assert that both sides are identical, definitions included, and `validate` agrees."""
         for table in self.tables:
-            compared = identical(self.hub.monolith, self.hub.service, str(table["name"]))
-            assert compared
-            assert self.ledger_rows(str(table["name"])) == compared.service_rows
-        assert self.on_service(
+            self.compare(str(table["name"]))
+        self.assert_ledger("copied", "syncing")
+        assert self.definitions() == self.definitions_before
+        self.call("validate", "--checksums")
+
+    def compare(self, table: str = "public.orders") -> Comparison:
+        """Let the judge have its say on a table."""
+        compared = identical(self.hub.monolith, self.hub.service, table)
+        assert compared
+        return compared
+
+    def assert_ledger(self, *phases: str) -> None:
+        """Assert that the ledger has no chunk to copy and no index to build, in such a phase."""
+        ((phase, *left),) = self.on_service(
             "SELECT phase, (SELECT count(*) FROM ordermigrate.chunk WHERE copied_at IS NULL), "
             "(SELECT count(*) FROM ordermigrate.recorded_object "
             "WHERE state = 'off' AND kind IN ('index', 'check')) FROM ordermigrate.run"
-        ) == [("copied", 0, 0)]
-        assert self.definitions() == self.definitions_before
-        said = io.StringIO()
-        with redirect_stdout(said), redirect_stderr(said):
-            exit_code = ordermigrate("validate", "--checksums", "--config", str(self.path))
-        assert exit_code == 0, said.getvalue()
+        )
+        assert phase in phases
+        assert left == [0, 0]
 
     def ledger_rows(self, table: str = "public.orders") -> int:
         """Return how many rows the ledger says were copied."""
@@ -214,6 +275,28 @@ def names(result: CliResult | RunningCli) -> list[str]:
     return [str(event["event"]) for event in result.events]
 
 
+def break_at_every_event(
+    copying: Copying, fault: Callable[[RunningCli], object], *, longest: int = 14
+) -> None:
+    """Do something at the first event of each kind, over as many runs as that takes."""
+    todo = list(EVENTS)
+    for _ in range(longest):
+        running = copying.start()
+        for event in list(todo):
+            with suppress(AssertionError):  # it ended before
+                running.wait_for_event(event)
+                todo.remove(event)
+                fault(running)
+        result = running.finish()
+        if result.exit_code != -signal.SIGKILL:
+            assert_resumable(result)
+        if result.exit_code == 0:
+            break
+    copying.finish()
+    # Statistics come beside the last count, and nothing needs to be subtracted after one snapshot.
+    assert set(todo) <= {"analyzed", "subtracted"}, f"these were never seen: {todo}"
+
+
 def suspend(running: RunningCli) -> None:
     """Stop the process where it stands; its connections stay open."""
     running.process.send_signal(signal.SIGSTOP)
@@ -222,6 +305,12 @@ def suspend(running: RunningCli) -> None:
 def wake(running: RunningCli) -> None:
     """Let it go on."""
     running.process.send_signal(signal.SIGCONT)
+
+
+def is_stopped(running: RunningCli) -> bool:
+    """Tell whether a process stands still (state T, after its name in parentheses)."""
+    stat = Path(f"/proc/{running.process.pid}/stat").read_text()
+    return stat.rpartition(")")[2].split()[0] == "T"
 
 
 def await_true(is_true: Callable[[], bool], timeout_seconds: float = 30.0) -> None:
@@ -275,8 +364,12 @@ class MakeCopying(Protocol):
         limits: Mapping[str, object] | None = None,
         tables: Sequence[Mapping[str, object]] = (ORDERS_TABLE,),
         scripts: tuple[str, str] = ("", ""),
+        is_written_to: bool = False,
     ) -> Copying:
-        """Put proxies before the sides that are named; run a script on each side first."""
+        """Put proxies before the sides that are named; run a script on each side first.
+
+        With `is_written_to` a writer is at work on the monolith, past the proxy.
+        """
         ...
 
 
@@ -287,8 +380,9 @@ def make_copying(
     ordermigrate_toml: WriteToml,
     start_cli: StartCli,
     run_cli: RunCli,
-) -> MakeCopying:
+) -> Iterator[MakeCopying]:
     """Return a factory of hubs that are to be copied."""
+    writers = ExitStack()
 
     def make(
         *,
@@ -297,6 +391,7 @@ def make_copying(
         limits: Mapping[str, object] | None = None,
         tables: Sequence[Mapping[str, object]] = (ORDERS_TABLE,),
         scripts: tuple[str, str] = ("", ""),
+        is_written_to: bool = False,
     ) -> Copying:
         hub = make_hub(orders=orders)
         for side, script in zip(SIDES, scripts, strict=True):
@@ -305,6 +400,10 @@ def make_copying(
         proxies: dict[Side, FaultProxy] = {
             side: make_proxy(hub.monolith if side == "monolith" else hub.service) for side in behind
         }
-        return Copying(hub, proxies, ordermigrate_toml, start_cli, run_cli, limits or {}, tables)
+        copying = Copying(hub, proxies, ordermigrate_toml, start_cli, run_cli, limits or {}, tables)
+        if is_written_to:
+            copying.traffic = writers.enter_context(hub_traffic(hub.monolith, WRITES_PER_SECOND))
+        return copying
 
-    return make
+    with writers:
+        yield make

@@ -13,7 +13,7 @@ from tests.fix_postgres import SIDES, Side, TestServers
 def copying(make_copying: MakeCopying, postgres_servers: TestServers) -> Copying:
     if not all(postgres_servers.of(side).is_ours for side in SIDES):
         pytest.skip("needs servers of its own, to kill them")
-    return make_copying()
+    return make_copying(is_written_to=True)
 
 
 @pytest.mark.parametrize(

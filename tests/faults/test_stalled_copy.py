@@ -23,7 +23,7 @@ LONGEST_SECONDS = 45.0
 
 @pytest.fixture
 def copying(make_copying: MakeCopying) -> Copying:
-    return make_copying(behind=["monolith", "service"], limits=LIMITS)
+    return make_copying(behind=["monolith", "service"], limits=LIMITS, is_written_to=True)
 
 
 def assert_given_up(copying: Copying, side: Side, result: CliResult) -> None:

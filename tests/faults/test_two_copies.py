@@ -16,6 +16,7 @@ from tests.faults.fix_copying import (
     MakeCopying,
     assert_resumable,
     await_true,
+    is_stopped,
     names,
     suspend,
     wake,
@@ -150,9 +151,3 @@ def test_a_copy_that_sleeps_on_a_chunk_keeps_another_from_it_but_not_for_ever(
     assert_resumable(first.finish())
     second.configure()
     second.finish()
-
-
-def is_stopped(running: RunningCli) -> bool:
-    """Tell whether a process stands still (state T, after its name in parentheses)."""
-    stat = Path(f"/proc/{running.process.pid}/stat").read_text()
-    return stat.rpartition(")")[2].split()[0] == "T"

@@ -1,12 +1,15 @@
-"""A validation under faults: a side that cannot be read is an error, never a verdict."""
+"""A validation under faults: a side that cannot be read is an error, never a verdict.
+
+What is over soon is waited for, and both sides are compared anew, as of another moment.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.faults.fix_copying import Copying, MakeCopying
-from tests.fix_orders import CliResult, RunningCli, identical
-from tests.fix_postgres import SIDES, TestServer, execute
+from tests.faults.fix_copying import Copying, MakeCopying, names
+from tests.fix_orders import CliResult, RunningCli
+from tests.fix_postgres import TestServer
 
 VERDICTS = "SELECT verdict FROM ordermigrate.validation ORDER BY validation_id"
 
@@ -27,13 +30,36 @@ def assert_no_verdict(copied: Copying, result: CliResult) -> None:
     copied.assert_complete()
 
 
+def assert_repeated(copied: Copying, result: CliResult) -> None:
+    """Assert that a validation was begun anew, and that its one verdict is right."""
+    assert result.exit_code == 0, (result.exit_code, result.stderr)
+    assert "sync_waits" in names(result)
+    assert copied.on_service(VERDICTS) == [("equal",)]
+    copied.assert_complete()
+
+
 def test_a_cut_in_mid_validation_is_no_difference(copied: Copying) -> None:
+    copied.configure(retry_deadline_seconds=60.0)
     cut = copied.proxies["service"].cut
     running = copied.start_cli("validate", "--checksums", at=("check_started", 1, lambda _: cut()))
-    assert_no_verdict(copied, running.finish())
+    assert_repeated(copied, running.finish())
+
+
+def test_a_network_that_refuses_in_mid_validation_is_told(copied: Copying) -> None:
+    proxy = copied.proxies["service"]
+
+    def break_off(_: RunningCli) -> None:
+        proxy.refuse()
+        proxy.cut()
+
+    at = ("check_started", 1, break_off)
+    result = copied.start_cli("validate", "--checksums", at=at).finish()
+    proxy.heal()
+    assert_no_verdict(copied, result)
 
 
 def test_a_scan_that_an_administrator_ends_is_no_difference(copied: Copying) -> None:
+    copied.configure(retry_deadline_seconds=60.0)
     ended: list[int] = []
 
     def end(_: RunningCli) -> None:
@@ -41,7 +67,7 @@ def test_a_scan_that_an_administrator_ends_is_no_difference(copied: Copying) -> 
 
     result = copied.start_cli("validate", "--checksums", at=("check_started", 1, end)).finish()
     assert ended == [1]
-    assert_no_verdict(copied, result)
+    assert_repeated(copied, result)
 
 
 def test_a_server_killed_in_mid_validation_is_no_difference(
@@ -88,6 +114,7 @@ def hold_in_mid_validation(copied: Copying) -> RunningCli:
 
 
 def test_an_alter_table_does_not_wait_for_a_validation(copied: Copying) -> None:
+    copied.configure(retry_deadline_seconds=60.0)
     running = hold_in_mid_validation(copied)
     copied.on_monolith(
         "SET lock_timeout = '8s'; ALTER TABLE public.orders ADD COLUMN note text; "
@@ -97,15 +124,17 @@ def test_an_alter_table_does_not_wait_for_a_validation(copied: Copying) -> None:
     copied.proxies["service"].heal()
     result = running.finish()
     assert "Gave way" in result.stderr
-    assert_no_verdict(copied, result)
+    assert_repeated(copied, result)
 
 
 def test_writes_beside_a_validation_do_not_disturb_its_snapshots(copied: Copying) -> None:
     # Both sides are read as they were when it began; what is written meanwhile is not its affair.
     running = hold_in_mid_validation(copied)
-    for side in SIDES:
-        execute(copied.dsn(side), "DELETE FROM public.orders WHERE user_id % 2 = 0")
+    delete = "DELETE FROM public.orders WHERE user_id % 2 = 0"
+    copied.on_monolith(delete)
+    copied.on_monolith("UPDATE public.orders SET retry_count = 9 WHERE user_id = 1")
+    copied.behind_fence(delete)
     copied.proxies["service"].heal()
     result = running.finish()
     assert result.exit_code == 0, result.stderr
-    assert identical(copied.hub.monolith, copied.hub.service)
+    copied.assert_caught_up()

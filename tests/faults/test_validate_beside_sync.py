@@ -1,0 +1,146 @@
+"""Validation while writers write and sync goes on: never a false alarm, nothing hidden."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.faults.fix_copying import names
+from tests.faults.fix_syncing import Syncing, await_progress, stop_sync, told
+from tests.fix_family import KINDS, TRUNCATE
+from tests.fix_orders import CliResult, RunningCli, execute_behind_fence
+from tests.fix_postgres import SIDES, Side
+
+EVENTS = ("round_begun", "round_half_committed", "check_started", "check_finished")
+VERDICTS = "SELECT verdict, count(*) FROM ordermigrate.validation GROUP BY verdict"
+# What nobody but the program could have written on the service, on rows that no writer touches.
+PLANTED: Mapping[str, str] = {
+    "changed": "UPDATE public.orders SET price = price + 0.01 WHERE user_id = 900001",
+    "changed in scale": "UPDATE public.orders SET price = 1.50 WHERE user_id = 900001",
+    "lost": "DELETE FROM public.orders WHERE user_id = 900001",
+    "invented": "INSERT INTO public.orders SELECT (jsonb_populate_record(o, jsonb_build_object("
+    "'id', gen_random_uuid(), 'slot', NULL))).* FROM public.orders AS o WHERE user_id = 900001",
+}
+
+
+def validate(
+    syncing: Syncing, *, at: tuple[str, int, Callable[[RunningCli], object]] | None = None
+) -> RunningCli:
+    """Start `validate --checksums`."""
+    return syncing.start_cli("validate", "--checksums", "--json", at=at)
+
+
+def add_quiet_orders(syncing: Syncing) -> None:
+    """Add an order of a user whom no writer writes to."""
+    syncing.on(
+        "monolith",
+        "INSERT INTO public.orders (id, user_id, price, created_at, updated_at) "
+        "VALUES (gen_random_uuid(), 900001, 1.5, now(), now())",
+    )
+
+
+def require_equal(done: CliResult) -> None:
+    assert done.exit_code == 0, told(done) + done.stdout
+    assert done.json["outcome"] == "equal"
+
+
+def test_validations_under_traffic_never_find_a_difference(syncing: Syncing) -> None:
+    with syncing.traffic(pause_seconds=0.05) as traffic:
+        running = syncing.start()
+        await_progress(running)
+        for _ in range(10):
+            found = json.loads(syncing.run("validate", "--checksums", "--json"))
+            assert found["outcome"] == "equal"
+        await_progress(running)
+        stop_sync(running)
+        assert syncing.on("service", VERDICTS) == [("equal", 10)]
+        syncing.settle(traffic)
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_planted_difference_is_found_under_traffic(syncing: Syncing, planted: str) -> None:
+    add_quiet_orders(syncing)
+    with syncing.traffic() as traffic:
+        running = syncing.start()
+        await_progress(running)
+        require_equal(validate(syncing).finish())
+        execute_behind_fence(syncing.dsn("service"), PLANTED[planted])
+        for _ in range(2):
+            found = validate(syncing).finish()
+            assert found.exit_code == 4, told(found) + found.stdout
+            (orders,) = [t for t in found.json["tables"] if t["name"] == "public.orders"]
+            assert orders["differences_total"] == 1, orders
+        repaired = syncing.start_cli("validate", "--checksums", "--repair", "--json").finish()
+        assert repaired.exit_code == 0, told(repaired) + repaired.stdout
+        stop_sync(running)
+        syncing.settle(traffic)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_killed_validation_harms_neither_sync_nor_the_next_one(
+    syncing: Syncing, event: str
+) -> None:
+    with syncing.traffic() as traffic:
+        running = syncing.start()
+        await_progress(running)
+        killed = validate(syncing, at=(event, 1, RunningCli.kill)).finish()
+        assert killed.exit_code == -signal.SIGKILL, told(killed)
+        assert syncing.on("service", VERDICTS) == []
+        await_progress(running)
+        require_equal(validate(syncing).finish())
+        stop_sync(running)
+        syncing.settle(traffic)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_sync_killed_beside_a_validation_makes_no_false_difference(
+    syncing: Syncing, event: str
+) -> None:
+    with syncing.traffic() as traffic:
+        running = syncing.start()
+        await_progress(running)
+        require_equal(validate(syncing, at=(event, 1, lambda _: running.kill())).finish())
+        assert running.finish().exit_code == -signal.SIGKILL
+        syncing.settle(traffic)
+
+
+@pytest.mark.parametrize("event", ["round_begun", "changes_staged", "round_half_committed"])
+def test_a_sync_killed_in_its_round_beside_validations_makes_no_false_difference(
+    syncing: Syncing, event: str
+) -> None:
+    with syncing.traffic(pause_seconds=0.05) as traffic:
+        for nth in range(1, 4):
+            running = syncing.start(at=(event, nth, RunningCli.kill))
+            require_equal(validate(syncing).finish())
+            running.kill()
+            running.finish()
+        syncing.settle(traffic)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("event", EVENTS)
+def test_a_network_cut_during_a_validation_is_an_error_or_survived_never_a_difference(
+    syncing: Syncing, event: str, side: Side
+) -> None:
+    proxy = syncing.proxies[side]
+    with syncing.traffic() as traffic:
+        running = syncing.start()
+        await_progress(running)
+        found = validate(syncing, at=(event, 1, lambda _: proxy.cut())).finish()
+        assert found.exit_code in {0, 5}, told(found) + found.stdout
+        assert "Traceback" not in found.stderr
+        await_progress(running)
+        stop_sync(running)
+        syncing.settle(traffic)
+
+
+def test_a_validation_without_any_sync_takes_its_own_round(syncing: Syncing) -> None:
+    with syncing.traffic(kinds=(*KINDS, TRUNCATE)) as traffic:
+        traffic.wait_for_commits(30)
+        done = validate(syncing).finish()
+        require_equal(done)
+        assert names(done).count("round_applied") >= 1
+        syncing.settle(traffic)
