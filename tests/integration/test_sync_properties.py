@@ -313,13 +313,17 @@ class Migration(RuleBasedStateMachine):
     # --------------------------------------------------------------------------- what breaks
 
     @rule(
-        who=st.sampled_from(["source", "target", "control", "both"]),
-        at=st.sampled_from(["while idle", "before the commits", "between the commits"]),
+        who=st.sampled_from(["source", "target", "both", "control"]),
+        at=st.sampled_from(["between the commits", "before the commits", "while idle"]),
     )
     def lose_connections(self, who: str, at: str) -> None:
         """End the line's backends; what is done of the round then is done again, or nothing is."""
         self.release_locks()
-        execute(self.monolith, "UPDATE public.line SET amount = amount + 1 WHERE no = 1")
+        with contextlib.suppress(*COLLISIONS):  # an open transaction may have the row
+            execute(
+                self.monolith,
+                "SET lock_timeout = '100ms'; UPDATE public.line SET amount = amount + 1",
+            )
         with contextlib.suppress(StructureChanged, OrdermigrateError):
             self.runner.run(self.run_doomed_round(who, at))
         self.doomed = ""
@@ -380,7 +384,7 @@ def test_after_every_complete_round_the_service_is_the_rounds_snapshot(
         run_state_machine_as_test(
             type("Machine", (Migration,), made),
             settings=settings(
-                max_examples=8,
+                max_examples=12,
                 stateful_step_count=20,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
