@@ -172,6 +172,15 @@ async def persist(
             return None
 
 
+def make_impatient(config: Config) -> Config:
+    """Return a configuration by which each connection is tried once: `persist` does the waiting.
+
+    It says what it waits for, and sees that it is told to stop.
+    """
+    limits = config.limits.model_copy(update={"retry_deadline_seconds": 0.0})
+    return config.model_copy(update={"limits": limits})
+
+
 class _Missing(Refused):
     """Something that was there a moment ago is not: cancelled, or dropped; another look tells."""
 
@@ -226,6 +235,7 @@ async def run_sync(
     is_adopting: bool,
 ) -> Run | None:
     """Follow the source over one set of connections, until enough, stopped, or cut off."""
+    config = make_impatient(config)
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
         if not await take_sync_lock(standby, tally, stop, reporter):
             return None

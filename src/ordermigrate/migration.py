@@ -50,6 +50,7 @@ from ordermigrate.outcomes import (
 )
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Prepared, Reporter
+from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 from ordermigrate.throttle import Signs, Throttle
 
@@ -294,12 +295,17 @@ async def sync(
             config, tally, stop, reporter, is_enough, is_adopting=is_adopting
         ),
     )
-    async with db.opened(config, Side.SERVICE, "sync: result") as service:
-        run = await ledger.read_run(service) if run is None else run
-        last = await ledger.read_last_validation(service)
+    last = None
+    try:
+        async with db.opened(following.make_impatient(config), Side.SERVICE, "sync") as service:
+            run = await ledger.read_run(service) if run is None else run
+            last = await ledger.read_last_validation(service)
+    except ConnectionLost:
+        if not stop.is_set():
+            raise
     return SyncResult(
         run.run if run else None,
-        run.phase if run else Phase.NEW,
+        run.phase if run else Phase.SYNCING,
         last,
         tally.rounds,
         tally.changes,
