@@ -15,7 +15,7 @@ import contextlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
@@ -208,7 +208,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
 async def _copy_under_snapshot(attempt: _Attempt) -> None:
     """Take the snapshot, compare the schema, plan what is missing, and copy it."""
     job, keeper, book = attempt.job, attempt.keeper, attempt.book
-    tables, structure = await _check_structure(job, keeper, book)
+    tables, structure, again = await _check_structure(job, keeper, book)
     exported = (
         await keeper.run(
             "SELECT pg_export_snapshot() AS name, pg_current_snapshot()::text AS snapshot"
@@ -216,15 +216,18 @@ async def _copy_under_snapshot(attempt: _Attempt) -> None:
     )[0]
     attempt.snapshot = exported.name
     attempt.leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
-    await _plan(job, tables, book, attempt.reporter)
+    await _plan(job, tables, again, book, attempt.reporter)
     attempt.number = await ledger.open_attempt(book, job.run, exported.snapshot, structure)
     await _copy_chunks(attempt)
 
 
 async def _check_structure(
     job: Job, keeper: Session, book: Session
-) -> tuple[list[Table], dict[str, Any]]:
-    """Read the source's catalog under the lock; refuse when it is not what it was."""
+) -> tuple[list[Table], dict[str, Any], set[str]]:
+    """Read the source's catalog under the lock; refuse when it is not what it was.
+
+    The third is the parts that have been away since the last attempt, where nothing captured them.
+    """
     tables = await catalog.read_tables(keeper, [each.source.name for each in job.maps])
     now = fingerprints.describe_side(tables.values(), await catalog.read_own_triggers(keeper))
     first = await ledger.read_first_attempt(book)
@@ -233,7 +236,9 @@ async def _check_structure(
     else:
         mapped = fingerprints.fingerprint(each.source for each in job.maps)
         require_same(job.source, {**now, "tables": mapped}, now)
-    return list(tables.values()), now
+    last = await ledger.read_last_structure(book)
+    parts = fingerprints.compare_sides(last, now).parts_added if last else ()
+    return list(tables.values()), now, {part for _, part in parts}
 
 
 def require_same(side: Side, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -255,8 +260,13 @@ def require_same(side: Side, before: dict[str, Any], now: dict[str, Any]) -> Non
         )
 
 
-async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Reporter) -> None:
-    """Write the chunks of leaves that have none; begin again with leaves that have a new file."""
+async def _plan(
+    job: Job, tables: Sequence[Table], again: Container[str], book: Session, reporter: Reporter
+) -> None:
+    """Write the chunks of leaves that have none; begin anew with those that have a new file.
+
+    And with those that were away: a row that moved there meanwhile would come twice.
+    """
     known: dict[int, int | None] = {
         chunk.leaf_oid: chunk.filenode for chunk in await ledger.read_chunks(book)
     }
@@ -273,7 +283,7 @@ async def _plan(job: Job, tables: Sequence[Table], book: Session, reporter: Repo
             del known[chunk.leaf_oid]
     for table in tables:
         for leaf in table.leaves:
-            if leaf.oid in known and known[leaf.oid] != leaf.filenode:
+            if leaf.oid in known and (known[leaf.oid] != leaf.filenode or str(leaf.name) in again):
                 removed = await ledger.forget_leaf(
                     book, str(table.name), targets[table.name], leaf.oid
                 )

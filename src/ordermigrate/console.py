@@ -50,7 +50,7 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
         case events.ChunkFound(table=table, chunk=chunk):
             return f"{table}: chunk {chunk} was committed by an earlier try"
         case events.LeafRewritten(table=table, leaf=leaf, rows_removed=rows):
-            return f"{table}: {leaf} was rewritten; its {rows:,} copied rows are copied again"
+            return f"{table}: {leaf} was rewritten, or away; its {rows:,} rows come again"
         case events.AttemptEnded(attempt=attempt, reason=reason):
             return f"attempt {attempt} ended: {reason}; going on under a new snapshot"
         case events.RowsCopied(rows=rows, bytes=size, seconds=seconds):

@@ -71,18 +71,26 @@ class Changes:
 def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     """Tell what has become of a side since it was described.
 
-    Parts of a table are given as (table, part); one that was attached anew is both gone and added.
+    Parts of a table are given as (table, part); one that was attached anew is both gone and added,
+    and so is one that was detached and attached again: nothing watched it meanwhile.
     """
     added: list[tuple[str, str]] = []
     gone: list[tuple[str, str]] = []
     for name in sorted(before["tables"].keys() & after["tables"].keys()):
         old, new = (each["tables"][name]["leaves"] for each in (before, after))
+        again = _attached_again(
+            before["triggers"], after["triggers"], name, old.keys() & new.keys()
+        )
         # A plain table is its own only part; that it was made anew is told as drift.
         gone.extend(
-            (name, leaf) for leaf in sorted(old) if leaf != name and new.get(leaf) != old[leaf]
+            (name, leaf)
+            for leaf in sorted(old)
+            if leaf != name and (new.get(leaf) != old[leaf] or leaf in again)
         )
         added.extend(
-            (name, leaf) for leaf in sorted(new) if leaf != name and new[leaf] != old.get(leaf)
+            (name, leaf)
+            for leaf in sorted(new)
+            if leaf != name and (new[leaf] != old.get(leaf) or leaf in again)
         )
     moved = {leaf for _, leaf in (*added, *gone)}
     return Changes(
@@ -101,6 +109,24 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
             and name.partition(" on ")[2] not in moved
         ),
     )
+
+
+def _attached_again(
+    before: dict[str, Any], after: dict[str, Any], table: str, parts: Iterable[str]
+) -> set[str]:
+    """Return the parts whose clones of the table's own triggers are others, and the table's not."""
+    of_table = f" on {table}"
+    kept = [
+        name.removesuffix(of_table)
+        for name in before.keys() & after.keys()
+        if name.endswith(f"_row{of_table}") and before[name][0] == after[name][0]
+    ]
+    return {
+        part
+        for part in parts
+        for name in kept
+        if before.get(f"{name} on {part}", [None])[0] != after.get(f"{name} on {part}", [None])[0]
+    }
 
 
 def _explain_trigger(name: str, old: list[Any] | None, new: list[Any] | None) -> str:

@@ -248,6 +248,12 @@ async def read_first_attempt(service: Session) -> FirstAttempt | None:
     return row and FirstAttempt(row.snapshot, row.fingerprint, row.attempts)
 
 
+async def read_last_structure(service: Session) -> dict[str, Any] | None:
+    """Return what the source was at the latest attempt, or None before the first."""
+    row = await service.fetch_one("ledger", "read_last_structure")
+    return None if row is None else dict(row.fingerprint)
+
+
 async def plan_chunks(
     service: Session,
     run: str,

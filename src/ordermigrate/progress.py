@@ -91,7 +91,7 @@ class ChunkFound(Event):
 
 @dataclass(frozen=True, slots=True)
 class LeafRewritten(Event):
-    """A source leaf has another file than before; its rows were removed, to be copied again."""
+    """A source leaf has another file, or was detached a while; its rows go, to be copied again."""
 
     table: str
     leaf: str

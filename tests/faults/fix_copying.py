@@ -276,11 +276,11 @@ def names(result: CliResult | RunningCli) -> list[str]:
 
 
 def break_at_every_event(
-    copying: Copying, fault: Callable[[RunningCli], object], *, longest: int = 14
+    copying: Copying, fault: Callable[[RunningCli], object], events: Sequence[str] = EVENTS
 ) -> None:
     """Do something at the first event of each kind, over as many runs as that takes."""
-    todo = list(EVENTS)
-    for _ in range(longest):
+    todo = list(events)
+    for _ in range(len(events) + 5):
         running = copying.start()
         for event in list(todo):
             with suppress(AssertionError):  # it ended before

@@ -212,9 +212,9 @@ def test_a_snapshot_that_has_grown_too_old_is_followed_by_another(
     make_copying: MakeCopying,
 ) -> None:
     # A second for each snapshot, and the network stands still until the first is over.
-    copying = make_copying(
-        behind=["service"], limits={"max_snapshot_age_minutes": 1 / 60}, is_written_to=True
-    )
+    # One worker has copied a chunk by then.
+    limits = {"max_snapshot_age_minutes": 1 / 60, "workers": 1}
+    copying = make_copying(behind=["service"], limits=limits, is_written_to=True)
     copying.stall_service_in_mid_copy()
     running = copying.start()
     copying.await_stall()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-import psycopg
 import pytest
 from psycopg import sql
 
@@ -104,17 +103,6 @@ async def test_a_text_that_is_no_value_of_the_keys_type_is_refused(logged: Logge
             logged.session, logged.log, logged.table, [["x", "yesterday evening"]]
         )
     assert await logged.measure() == [(0, 0), (0, 0)]
-
-
-async def test_an_entry_is_a_key_or_a_known_mark_and_nothing_else(logged: Logged) -> None:
-    log = f"ordermigrate.change_log_{logged.plain.number}"
-    for columns, values, says in (
-        ("mark", "'unknown'", "mark_is_known"),
-        ("mark", "NULL", "an_entry_is_a_key_or_a_mark"),
-        ("k1, mark", "1, 'compare'", "an_entry_is_a_key_or_a_mark"),
-    ):
-        with pytest.raises(psycopg.errors.CheckViolation, match=says):
-            execute(logged.dsn, f"INSERT INTO {log} ({columns}) VALUES ({values})")  # noqa: S608
 
 
 async def test_marks_are_taken_all_and_leave_the_keys(logged: Logged) -> None:

@@ -199,6 +199,13 @@ FROM ordermigrate.attempt AS a
 ORDER BY a.attempt
 LIMIT 1;
 
+-- name: read_last_structure
+-- What the source was at the latest attempt.
+SELECT a.fingerprint
+FROM ordermigrate.attempt AS a
+ORDER BY a.attempt DESC
+LIMIT 1;
+
 -- name: plan_chunks
 -- Write down chunks that are to be copied; one that is there stays.
 -- $1: run, $2: table, $3: leaf, $4: leaf's oid, $5: filenode, $6: first blocks, $7: end blocks.
