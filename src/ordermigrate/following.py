@@ -164,6 +164,7 @@ async def persist(
             if _is_over(config, tally):
                 raise
             failures += 1
+            tally.is_caught_up = False  # nobody knows
             reporter.report(SyncWaits(lost.fact))
         pause = min(0.1 * 2**failures, _LONGEST_WAIT) if failures else 0.0
         with contextlib.suppress(TimeoutError):
@@ -233,16 +234,16 @@ async def run_sync(
     is_enough: Callable[[Tally], bool],
     *,
     is_adopting: bool,
-) -> Run | None:
+) -> None:
     """Follow the source over one set of connections, until enough, stopped, or cut off."""
     config = make_impatient(config)
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
         if not await take_sync_lock(standby, tally, stop, reporter):
-            return None
+            return
         async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
             run = footing.run
             if run.phase is Phase.COPIED:
                 run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
+            tally.run = run
             reporter.report(Following(run.run))
             await sync.follow(footing.line, tally, stop, reporter, is_enough)
-            return run

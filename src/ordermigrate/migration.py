@@ -286,7 +286,7 @@ async def sync(
     def is_enough(tally: Tally) -> bool:
         return is_once or (until_caught_up and tally.is_caught_up)
 
-    run = await following.persist(
+    await following.persist(
         config,
         tally,
         stop,
@@ -295,17 +295,18 @@ async def sync(
             config, tally, stop, reporter, is_enough, is_adopting=is_adopting
         ),
     )
-    last = None
+    run, last = tally.run, None
     try:
         async with db.opened(following.make_impatient(config), Side.SERVICE, "sync") as service:
-            run = await ledger.read_run(service) if run is None else run
+            run = await ledger.read_run(service)
             last = await ledger.read_last_validation(service)
     except ConnectionLost:
-        if not stop.is_set():
+        # Who tells sync to stop while the service is away has still to hear what was done.
+        if run is None or not stop.is_set():
             raise
     return SyncResult(
         run.run if run else None,
-        run.phase if run else Phase.SYNCING,
+        run.phase if run else Phase.NEW,
         last,
         tally.rounds,
         tally.changes,

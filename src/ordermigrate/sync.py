@@ -18,6 +18,7 @@ from typing import Any
 from ordermigrate import capture, catalog, change_logs, fence, fingerprints, ledger, rounds, sides
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
+from ordermigrate.ledger import Run
 from ordermigrate.model import OwnTrigger, Table, TableMap, TableName
 from ordermigrate.progress import (
     Quiet,
@@ -40,6 +41,7 @@ _PROVE = "`ordermigrate validate --checksums --repair`"
 class Tally:
     """What sync has done since it was started."""
 
+    run: Run | None = None
     rounds: int = 0
     changes: int = 0
     written: int = 0
