@@ -186,7 +186,7 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             **_NAMES,
             "target": text("The same as `to`."),
             "rows": count("The same as `copied_rows`."),
-            "copied_rows": count("Rows that are on the service."),
+            "copied_rows": count("Rows that the copy has brought; those of sync are not counted."),
             "copied_bytes": count("Bytes that went over the network for them."),
             "total_rows_estimate": count("How many there are to copy, by the statistics."),
             "chunks": count("Chunks planned."),

@@ -55,7 +55,7 @@ async def _require_cold_service(row: sides.SideRow) -> None:
     if row.is_hot:
         raise Refused(
             "The service owns the tables already",
-            wanted="A migration before its cutover",
+            wanted="A migration in which the monolith is the owner",
             todo="Make the monolith the owner again first",
         )
 

@@ -175,7 +175,7 @@ class Limits(_Strict):
         default=60,
         gt=0,
         description="Age at which a copy lets its snapshot go and takes a new one, and beyond "
-        "which no validation goes on.",
+        "which no statement of a validation goes on.",
     )
     max_lag_seconds: float = Field(
         default=5, gt=0, description="To come: how far behind the service may be at cutover."

@@ -382,7 +382,9 @@ def show_status(document: dict[str, Any]) -> None:
 def _add_sync(head: Table, document: dict[str, Any]) -> None:
     backlog, lag = document["backlog"], document["lag_seconds"]
     running = "sync is at work" if document["is_syncing"] else "sync is not running"
-    head.add_row("backlog", f"{backlog:,} changes, the oldest {format_seconds(lag)} old; {running}")
+    changes = "1 change" if backlog == 1 else f"{backlog:,} changes"
+    waiting = f"{changes}, the oldest {format_seconds(lag)} old" if backlog else "nothing waits"
+    head.add_row("backlog", f"{waiting}; {running}")
     last = document["last_round"]
     if last is not None:
         head.add_row(
@@ -393,7 +395,7 @@ def _add_sync(head: Table, document: dict[str, Any]) -> None:
         )
     refused = document["refused_writes"]
     fences = ", ".join(f"{side} {state}" for side, state in document["fences"].items())
-    head.add_row("fences", fences + (f"; {refused:,} writes refused" if refused else ""))
+    head.add_row("fences", fences + (f"; {refused:,} statements refused" if refused else ""))
     for gap in document["capture_gaps"]:
         head.add_row("capture", f"[bold red]{escape(gap)}[/]")
 

@@ -93,3 +93,4 @@ class Busy(OrdermigrateError):
 EXIT_OK = 0
 EXIT_DIFFERENT = 4
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE has ended

@@ -1,7 +1,7 @@
 """Fingerprints: what of a table must not change while its rows are on their way.
 
-Oids tell a table from one that was dropped and made again, partitions included; files are not
-part of it, for a rewrite changes nothing but where the rows are.
+Oids tell a table from one that was dropped and made again, partitions included. Files and our own
+triggers are watched beside it: a rewrite changes nothing but where the rows are, and yet is told.
 """
 
 from __future__ import annotations

@@ -59,14 +59,25 @@ async def stand(
         if row is None:
             message = "a run without its side row"
             raise AssertionError(message)
-        if is_adopting and await sides.align_rounds(monolith, service):
-            await ledger.forget_rounds(service, "sync went on from databases that did not fit")
+        if is_adopting:
+            await _adopt_rounds(monolith, service)
         versions, maps = await _look(config, monolith, service, reporter, is_adopting=is_adopting)
         algorithm = await choose_algorithm(monolith, service)
         async with rounds.open_line(
             config, (monolith, service), maps, run.run, row.epoch, algorithm, versions, reporter
         ) as line:
             yield Footing(monolith, service, run, maps, line)
+
+
+async def _adopt_rounds(hot: Session, cold: Session) -> None:
+    """Go on from databases of which one has gone back in time, as an operator has decided."""
+    last = await ledger.read_last_round(cold)
+    is_behind = (
+        last is not None
+        and (await hot.fetch_one("rounds", "has_gone_back", last.source_position)).has_gone_back
+    )
+    if await sides.align_rounds(hot, cold) or is_behind:
+        await ledger.forget_rounds(cold, "sync went on from databases that did not fit")
 
 
 async def _look(

@@ -180,7 +180,7 @@ async def require_known_rows(
             raise Refused(
                 f"{each.target.name} on the service is not as the copy left it: {unknown:,} rows "
                 f"are not of its making, {missing:,} that it brought are gone or changed",
-                wanted="A table that nobody but ordermigrate writes to until the service owns it",
+                wanted="A table that nobody but ordermigrate writes to",
                 todo="Find out who wrote to it; then take the migration off with `ordermigrate "
                 "cancel`, empty the table, and begin anew with `ordermigrate copy`",
             )

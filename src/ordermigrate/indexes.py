@@ -56,7 +56,9 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 table=table.name.sql,
                 name=sql.Identifier(trigger.name),
             )
-            done.append(f"trigger {trigger.name} on {table.name} is off until the service owns it")
+            done.append(
+                f"trigger {trigger.name} on {table.name} is off until `ordermigrate cancel`"
+            )
         for key in table.foreign_keys_by_scope(family)["within"]:
             await ledger.record_object(
                 target, str(table.name), "foreign_key", key.name, catalog.recorded(key)
@@ -65,7 +67,7 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 "indexes", "drop_constraint", table=table.name.sql, name=sql.Identifier(key.name)
             )
             done.append(
-                f"foreign key {key.name} on {table.name} is off until the service owns the tables"
+                f"foreign key {key.name} on {table.name} is off until `ordermigrate cancel`"
             )
     return done
 

@@ -100,7 +100,7 @@ async def _plan_preparation(ground: Ground) -> list[str]:
         steps.append("capture writes to the monolith's tables, under a lock for a moment")
     for each in ground.maps:
         steps.extend(
-            f"switch off trigger {trigger.name} on {each.target.name} until the service owns it"
+            f"switch off trigger {trigger.name} on {each.target.name} until `ordermigrate cancel`"
             for trigger in each.target.triggers
             if trigger.enabled != "D"
         )

@@ -550,6 +550,38 @@ def test_a_side_that_has_gone_back_in_time_is_refused(
     require_end(pair)
 
 
+@pytest.mark.parametrize("what", ["its round", "its position"])
+def test_sync_goes_on_from_a_side_that_has_gone_back_in_time_when_told_to(
+    pair: Pair, what: str
+) -> None:
+    """Rows that no log tells of differ then; the repair finds and mends them all."""
+    pair.on_monolith("UPDATE public.thing SET number = 5 WHERE id = 1")
+    catch_up(pair)
+    if what == "its round":
+        pair.on_monolith("UPDATE ordermigrate.side SET round = round - 1")
+        pair.on_service("UPDATE ordermigrate.side SET round = round + 1")
+    else:
+        pair.on_service("UPDATE ordermigrate.round SET source_position = 'FFFF/0'")
+    # As if restored: a write that has gone, and one that is in no log.
+    unlogged = "SET LOCAL session_replication_role = replica"
+    triggers = "ALTER TABLE public.thing {} TRIGGER USER"
+    pair.on_monolith(
+        f"BEGIN; {unlogged}; {triggers.format('DISABLE')};"
+        "UPDATE public.thing SET number = 1 WHERE id = 1; DELETE FROM public.thing WHERE id = 3;"
+        "COMMIT"
+    )
+    for trigger in ("row", "truncate"):
+        pair.on_monolith(
+            f"ALTER TABLE public.thing ENABLE ALWAYS TRIGGER ordermigrate_capture_{trigger}"
+        )
+    pair.on_monolith(WRITE)
+    pair.refuse("sync", exit_code=3, says=["has gone back in time", "--adopt"])
+    succeed(pair, "sync", "--adopt", "--until-caught-up")
+    assert find_void(pair)
+    succeed(pair, "validate", "--checksums", "--repair")
+    require_end(pair)
+
+
 def test_a_clone_of_the_service_with_another_run_is_refused(
     pair: Pair, make_database: MakeDatabase
 ) -> None:

@@ -27,7 +27,7 @@ SAMPLES: list[tuple[events.Event, str | None]] = [
     (events.ChunkFound("t", 3), "t: chunk 3 was committed by an earlier try"),
     (
         events.LeafRewritten("t", "t_1", 1_234),
-        "t: t_1 was rewritten; its 1,234 copied rows are copied again",
+        "t: t_1 was rewritten, or away; its 1,234 rows come again",
     ),
     (events.AttemptEnded(1, "why"), "attempt 1 ended: why; going on under a new snapshot"),
     (events.RowsCopied(2_000, 2_048, 2.0), "copied 2,000 rows (2.0 KiB) in 2.0 s, 1,000 rows/s"),

@@ -14,7 +14,13 @@ from importlib import import_module
 import click
 
 from ordermigrate import __version__
-from ordermigrate.errors import EXIT_INTERRUPTED, OrdermigrateError, Refused, UsageError
+from ordermigrate.errors import (
+    EXIT_BROKEN_PIPE,
+    EXIT_INTERRUPTED,
+    OrdermigrateError,
+    Refused,
+    UsageError,
+)
 
 COMMANDS = {
     "init": "Write a commented ordermigrate.toml.",
@@ -23,7 +29,7 @@ COMMANDS = {
     "sync": "Apply what the monolith writes, until stopped.",
     "validate": "Prove that both sides hold the same rows.",
     "status": "Tell where the migration stands and what comes next.",
-    "cancel": "Remove every trace of the migration, before cutover.",
+    "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
 }
 OUTCOMES = {
@@ -63,8 +69,8 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit codes: 0 done, 2 usage, 3 refused, 4 different, 5 unavailable (run again), "
-    "6 busy, 130 interrupted (run again).",
+    epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 refused, 4 different, "
+    "5 unavailable (run again), 6 busy, 130 interrupted (run again).",
 )
 @click.version_option(__version__, message="ordermigrate %(version)s")
 def cli() -> None:
@@ -102,13 +108,14 @@ def run(arguments: list[str] | None = None) -> int:
         return 2
     except (click.Abort, KeyboardInterrupt):
         note = OrdermigrateError(
-            "Interrupted", todo="Run the same command again; it goes on where it stopped"
+            "Interrupted",
+            todo="Run the same command again; copy and sync go on where they stopped",
         )
         return _fail(given, EXIT_INTERRUPTED, note)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
         sys.stderr.close()
-        return 1
+        return EXIT_BROKEN_PIPE
     except Exception as bug:  # noqa: BLE001  the edge of the program
         traceback.print_exc()
         said = f"A bug: {type(bug).__name__}: {bug}"

@@ -27,7 +27,7 @@ def command(
     is_json: bool,
     is_dry_run: bool,
 ) -> None:
-    """Remove every trace of the migration from both sides, before cutover.
+    """Remove every trace of the migration from both sides.
 
     The monolith is then as it was. The service keeps its tables and the rows that are in them,
     with its own triggers and foreign keys as they were, unless it is told to drop them.

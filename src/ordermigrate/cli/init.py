@@ -53,4 +53,4 @@ def command(family: str, path: Path, *, is_forced: bool) -> None:
         ) from None
     click.echo(f"wrote {path}")
     click.echo("next: set ORDERMIGRATE_MONOLITH_DSN and ORDERMIGRATE_SERVICE_DSN, then")
-    click.echo("      ordermigrate copy")
+    click.echo("      ordermigrate copy --dry-run")

@@ -42,6 +42,11 @@ SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn AS is_flushed;
 -- Have the server flush its log now, as the commit of a small transaction of ours.
 SELECT pg_logical_emit_message(true, 'ordermigrate', '')::text AS position;
 
+-- name: has_gone_back
+-- Whether this server's log is shorter than it was.
+-- $1: a position that it has had.
+SELECT pg_current_wal_insert_lsn() < $1::text::pg_lsn AS has_gone_back;
+
 -- name: is_behind
 -- Whether a position of the server's log is before another.
 -- $1, $2: positions.
