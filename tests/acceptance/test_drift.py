@@ -575,7 +575,7 @@ def test_sync_goes_on_from_a_side_that_has_gone_back_in_time_when_told_to(
             f"ALTER TABLE public.thing ENABLE ALWAYS TRIGGER ordermigrate_capture_{trigger}"
         )
     pair.on_monolith(WRITE)
-    pair.refuse("sync", exit_code=3, says=["has gone back in time", "--adopt"])
+    assert_refused(pair.run("sync"), 3, ["has gone back in time", "--adopt"])
     succeed(pair, "sync", "--adopt", "--until-caught-up")
     assert find_void(pair)
     succeed(pair, "validate", "--checksums", "--repair")
