@@ -56,10 +56,12 @@ async def restart(ground: Ground, run: Run) -> Run:
     await ledger.forget_rounds(ground.service, "the copy was begun anew")
     async with ground.service.transaction():
         await ground.service.set_local("statement_timeout", "0")
+        # Before any table: a round that is under way holds the phase, and then writes to tables.
+        run = await ledger.change_phase(ground.service, run, Phase.PREPARED, "copy --restart")
         for each in ground.maps:
             await ledger.lock_target(ground.service, each.target.name)
         await ledger.forget_copy(ground.service, [each.target for each in ground.maps])
-        return await ledger.change_phase(ground.service, run, Phase.PREPARED, "copy --restart")
+        return run
 
 
 async def complete(config: Config, maps: list[TableMap], run: Run, reporter: Reporter) -> Run:

@@ -100,7 +100,8 @@ class Column:
     `type_name` is PostgreSQL's own spelling with modifiers (`numeric(18,8)`); `base_type` is that
     of the type below any domain, and without modifiers. `is_builtin` says that the column's own
     type has the same OID in every database; `is_binary_safe`, that the binary form of a value
-    means the same in another database.
+    means the same in another database; `equality_schema`, where the type's `=` is if that is not
+    PostgreSQL's own.
     """
 
     name: str
@@ -114,6 +115,14 @@ class Column:
     identity: str
     generated: str
     collation: str | None
+    equality_schema: str | None = None
+
+    @property
+    def equals(self) -> sql.Composable:
+        """The type's own `=`, as an operator in SQL."""
+        if self.equality_schema is None:
+            return sql.SQL("OPERATOR(pg_catalog.=)")
+        return sql.SQL("OPERATOR({}.=)").format(sql.Identifier(self.equality_schema))
 
 
 @dataclass(frozen=True, slots=True)

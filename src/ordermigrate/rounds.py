@@ -15,15 +15,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg import sql
 
 from ordermigrate import apply, change_logs, db, digest, ledger, locks, sessions, staging
-from ordermigrate.apply import Applied, Stage
+from ordermigrate.apply import Applied
 from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -38,6 +38,7 @@ from ordermigrate.progress import (
     RoundHalfCommitted,
 )
 from ordermigrate.sqlstates import ConnectionLost
+from ordermigrate.stages import Stage
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
 
@@ -46,6 +47,7 @@ _GONE_BACK = (
     "and `ordermigrate validate --checksums --repair` then finds and mends them all; or begin anew "
     "with `ordermigrate copy --restart`"
 )
+_T = TypeVar("_T")
 # Forget old rounds' records every so many.
 _TIDY_EVERY = 500
 
@@ -315,6 +317,13 @@ async def _begin_target(line: Line) -> tuple[int, bool]:
             wanted="The same migration, with the same owner, as when this command began",
             todo="See `ordermigrate status`; then run the command again if it is still wanted",
         )
+    # Until this is committed nobody begins the copy anew; from then on no round is taken.
+    if await target.fetch_one("ledger", "hold_followed", line.run) is None:
+        raise Refused(
+            f"The copy of migration {line.run} was begun anew, or its owner changes",
+            wanted="A copy that is complete, and stays so",
+            todo="See `ordermigrate status`; run the command again when the copy is complete",
+        )
     await target.fetch_one("sides", "show_pass")
     version = await target.fetch_one("catalog", "read_version", line.oids[target.side])
     if version["version"] != line.versions[target.side]:
@@ -406,15 +415,18 @@ async def _take_table(
         entries = log.entries(part)
         staged = await staging.stage_keys(source, target, stage, entries)
         await staging.stage_rows(source, target, stage, log, entries, keys)
-        taken += await source.count(log.compose("take_changes", part=part))
+        taken += await _kept(target, source.count(log.compose("take_changes", part=part)))
     line.reporter.report(ChangesStaged(stage.map.label, taken))
     try:
-        applied = await apply.apply_stage(
-            target,
-            stage,
-            staged_rows=staged,
-            is_truncated=TRUNCATED in marks,
-            is_compared=is_compared,
+        applied = await _kept(
+            source,
+            apply.apply_stage(
+                target,
+                stage,
+                staged_rows=staged,
+                is_truncated=TRUNCATED in marks,
+                is_compared=is_compared,
+            ),
         )
     except Refused as refused:
         if is_partial and refused.sqlstate in {"23505", "23P01"}:
@@ -422,6 +434,31 @@ async def _take_table(
         raise
     line.reporter.report(ChangesWritten(stage.map.label, applied.written, applied.deleted))
     return taken, applied
+
+
+async def _kept(idle: StreamSession, work: Coroutine[Any, Any, _T]) -> _T:
+    """Do work on one side, and let the other's server know meanwhile that we are still there.
+
+    It ends a transaction in which nothing happens, and should: nobody else might.
+    """
+    done = asyncio.Event()
+
+    async def finish() -> _T:
+        try:
+            return await work
+        finally:
+            done.set()
+
+    async def speak() -> None:
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), idle.stall_seconds / 3)
+            if not done.is_set():
+                await idle.run("SELECT 1")
+
+    both: list[Coroutine[Any, Any, Any]] = [finish(), speak()]
+    result: _T = (await run_together(*both))[0]
+    return result
 
 
 async def _wait_for_flush(line: Line, position: str) -> None:

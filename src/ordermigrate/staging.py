@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from ordermigrate import digest, streams
-from ordermigrate.apply import BY_INDEX, BY_STATISTICS, Stage
+from ordermigrate.apply import BY_INDEX, BY_STATISTICS
 from ordermigrate.change_logs import ChangeLog
 from ordermigrate.model import TableMap
+from ordermigrate.stages import Stage, match
 from ordermigrate.stream_sessions import StreamSession
+
+_ENTRY = "ordermigrate_entry"
 
 
 async def stage_keys(
@@ -105,11 +108,11 @@ def _rows(stage: Stage, log: ChangeLog, entries: sql.Composed) -> str:
     table = stage.map
     view = digest.source_view(table, stage.view.algorithm, is_same_byte_order=True)
     columns = ", ".join(pair.expression for pair in table.copied)
-    alias = table.source.name.name
-    key = ", ".join(sql.Identifier(alias, name).as_string(None) for name in log.key)
+    listed = _entries_by_collation(table, log, entries).as_string(None)
+    is_listed = match(table.source, table.source.name.name, _ENTRY, log.key).as_string(None)
     return (
         f"SELECT {columns}, {digest.text_digest(view)} FROM {_origin(table)} "  # noqa: S608
-        f"AND ({key}) IN ({_entries_by_collation(table, log, entries).as_string(None)})"
+        f"AND EXISTS (SELECT FROM ({listed}) AS {_ENTRY} WHERE {is_listed})"
     )
 
 

@@ -12,7 +12,6 @@ import contextlib
 from collections.abc import Sequence
 
 from ordermigrate import apply, change_logs, digest, locks, rounds, staging
-from ordermigrate.apply import Stage
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
@@ -20,6 +19,7 @@ from ordermigrate.errors import Busy
 from ordermigrate.ledger import Run
 from ordermigrate.model import TableMap
 from ordermigrate.progress import Reporter, Subtracted
+from ordermigrate.stages import Stage
 
 
 async def subtract(

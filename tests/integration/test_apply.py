@@ -495,6 +495,118 @@ def test_values_that_an_index_alone_takes_for_equal_swap(make_pair: MakePair) ->
     go_through(make_pair, shape)
 
 
+# A type that a module brings, as citext is made: its `=` is not the one that a bare `=` would find.
+FOLDED = """
+CREATE SCHEMA types; CREATE TYPE types.folded;
+CREATE FUNCTION types.folded_in(cstring) RETURNS types.folded
+    LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION types.folded_out(types.folded) RETURNS cstring
+    LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE FUNCTION types.folded_send(types.folded) RETURNS bytea
+    LANGUAGE internal STABLE STRICT AS 'textsend';
+CREATE TYPE types.folded (
+    INPUT = types.folded_in, OUTPUT = types.folded_out, SEND = types.folded_send,
+    LIKE = text, CATEGORY = 'S', COLLATABLE = true
+);
+CREATE CAST (types.folded AS text) WITHOUT FUNCTION AS IMPLICIT;
+CREATE CAST (text AS types.folded) WITHOUT FUNCTION AS ASSIGNMENT;
+"""
+_COMPARE = """
+CREATE FUNCTION types.folded_{name}(types.folded, types.folded) RETURNS {returns}
+    LANGUAGE sql IMMUTABLE STRICT
+    AS 'SELECT {what}';
+"""
+_ORDER = {
+    name: f"lower($1::text) OPERATOR(pg_catalog.{operator}) lower($2::text)"
+    for name, operator in (("lt", "<"), ("le", "<="), ("eq", "="), ("ge", ">="), ("gt", ">"))
+}
+FOLDED += "".join(
+    _COMPARE.format(name=name, returns="boolean", what=what) for name, what in _ORDER.items()
+)
+FOLDED += _COMPARE.format(
+    name="cmp", returns="integer", what="bttextcmp(lower($1::text), lower($2::text))"
+)
+FOLDED += "".join(
+    f"CREATE OPERATOR types.{operator} (LEFTARG = types.folded, RIGHTARG = types.folded,"
+    f" FUNCTION = types.folded_{name}, MERGES, COMMUTATOR = OPERATOR(types.{operator}));"
+    if name == "eq"
+    else f"CREATE OPERATOR types.{operator} (LEFTARG = types.folded, RIGHTARG = types.folded,"
+    f" FUNCTION = types.folded_{name});"
+    for name, operator in (("lt", "<"), ("le", "<="), ("eq", "="), ("ge", ">="), ("gt", ">"))
+)
+FOLDED += """
+CREATE OPERATOR CLASS types.folded_ops DEFAULT FOR TYPE types.folded USING btree AS
+    OPERATOR 1 types.<, OPERATOR 2 types.<=, OPERATOR 3 types.=, OPERATOR 4 types.>=,
+    OPERATOR 5 types.>, FUNCTION 1 types.folded_cmp(types.folded, types.folded);
+"""
+
+
+def test_keys_of_a_type_with_an_equality_of_its_own_are_followed(make_pair: MakePair) -> None:
+    go_through(
+        make_pair,
+        Shape(
+            f"{FOLDED} CREATE TABLE public.thing (id types.folded PRIMARY KEY, v types.folded,"
+            " UNIQUE (v));"
+            "INSERT INTO public.thing VALUES ('a', 'one'), ('b', 'two'), ('c', NULL)",
+            (
+                "UPDATE public.thing SET v = 'ONE' WHERE id = 'a'::types.folded::text",
+                # Both names of one key are in the log.
+                (
+                    "UPDATE public.thing SET v = 'five' WHERE id::text = 'a';"
+                    "UPDATE public.thing SET id = 'A' WHERE id::text = 'a'"
+                ),
+                "UPDATE public.thing SET id = lower(id::text)::types.folded",
+                (
+                    "UPDATE public.thing SET v = 'x' WHERE id::text = 'a';"
+                    "UPDATE public.thing SET v = 'FIVE' WHERE id::text = 'b';"
+                    "UPDATE public.thing SET v = 'Two' WHERE id::text = 'a'"
+                ),
+                (
+                    "DELETE FROM public.thing WHERE id::text = 'b';"
+                    "INSERT INTO public.thing VALUES ('B', 'two!')"
+                ),
+            ),
+        ),
+    )
+
+
+NOTES = (
+    "CREATE TABLE public.note (thing_id integer CONSTRAINT note_of_a_thing"
+    " REFERENCES public.thing ON DELETE CASCADE)"
+)
+
+
+@pytest.mark.parametrize(
+    "unique", ["UNIQUE INDEX ON public.thing (a) WHERE a > 0", "UNIQUE INDEX ON public.thing (a)"]
+)
+def test_rows_of_other_tables_of_the_service_stay_when_a_row_changes(
+    make_pair: MakePair, unique: str
+) -> None:
+    shape = Shape(
+        "CREATE TABLE public.thing (id integer PRIMARY KEY, a integer, word text);"
+        f"CREATE {unique}; INSERT INTO public.thing VALUES (1, 1, 'x'), (2, 2, 'y')",
+        (),
+        also=NOTES,
+    )
+    pair = made(make_pair, shape)
+    pair.on_service("INSERT INTO public.note VALUES (1), (2)")
+    pair.on_monolith("UPDATE public.thing SET word = 'z', a = a + 10")
+    follow(pair)
+    assert pair.on_service("SELECT count(*) FROM public.note") == [(2,)]
+    # A swap would take rows off for a moment, and the notes with them.
+    pair.on_monolith(
+        "UPDATE public.thing SET a = 5 WHERE id = 1; UPDATE public.thing SET a = 11 WHERE id = 2;"
+        "UPDATE public.thing SET a = 12 WHERE id = 1"
+    )
+    assert_refused(
+        pair.run("sync", "--once"), 3, ["note_of_a_thing of public.note", "for a moment"]
+    )
+    assert pair.on_service("SELECT count(*) FROM public.note") == [(2,)]
+    pair.on_service("ALTER TABLE public.note DROP CONSTRAINT note_of_a_thing")
+    follow(pair)
+    assert_equal(pair, shape)
+
+
 @pytest.mark.parametrize("name", ["s", "t", "k", "other", "one", "now", "l", "given", "select"])
 def test_a_table_may_be_named_as_we_name_things(make_pair: MakePair, name: str) -> None:
     columns = ("s", "t", "k", "k1", "one", "broken", "said", "more", "now", "mark", "digest")

@@ -84,7 +84,22 @@ SELECT
     a.attnotnull OR top_type.typnotnull AS is_not_null,
     a.attidentity::text AS identity,
     a.attgenerated::text AS generated,
-    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation
+    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation,
+    -- Where a type of an extension has its own `=`, a bare one would find another's.
+    (
+        SELECT n.nspname
+        FROM pg_catalog.pg_opclass AS c
+        INNER JOIN pg_catalog.pg_am AS m ON m.oid = c.opcmethod AND m.amname = 'btree'
+        INNER JOIN pg_catalog.pg_amop AS p
+            ON
+                p.amopfamily = c.opcfamily
+                AND p.amopstrategy = 3
+                AND p.amoplefttype = c.opcintype
+                AND p.amoprighttype = c.opcintype
+        INNER JOIN pg_catalog.pg_operator AS o ON o.oid = p.amopopr
+        INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+        WHERE c.opcintype = base.oid AND c.opcdefault AND n.nspname <> 'pg_catalog'
+    ) AS equality_schema
 FROM pg_catalog.pg_attribute AS a
 INNER JOIN below AS b ON b.top = a.atttypid
 INNER JOIN pg_catalog.pg_type AS base ON base.oid = b.oid AND base.typtype <> 'd'

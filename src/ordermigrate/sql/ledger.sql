@@ -428,6 +428,15 @@ FROM ordermigrate.run AS r
 WHERE r.run = $1::uuid AND r.phase = $2::text
 FOR SHARE;
 
+-- name: hold_followed
+-- Keep the run among those that rounds are taken for, for the rest of the transaction; no row if it
+-- is not, or not any more.
+-- $1: the run's id.
+SELECT r.phase
+FROM ordermigrate.run AS r
+WHERE r.run = $1::uuid AND r.phase IN ('copied', 'syncing')
+FOR SHARE;
+
 -- name: count_snapshots
 -- Under how many snapshots the chunks on record were copied.
 SELECT count(DISTINCT c.attempt) AS snapshots
