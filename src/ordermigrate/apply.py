@@ -18,12 +18,15 @@ from psycopg import sql
 
 from ordermigrate import queries
 from ordermigrate.errors import OrdermigrateError, Refused
-from ordermigrate.model import Side
+from ordermigrate.model import Side, TableMap
 from ordermigrate.stages import SCHEMA, Stage
 from ordermigrate.stream_sessions import StreamSession
 
-# So few rows are best found by the key's index, one by one; with more, the planner needs to know.
+# With so few rows nothing has to be known of them.
 FEW_ROWS = 200
+# To find a row by its key's index costs about as much as to read so many in passing. The planner,
+# which takes a page that is in memory for one on a slow disk, would read the whole table too soon.
+LOOKUP_COSTS_ROWS = 10
 _WAYS = ("seqscan", "hashjoin", "mergejoin")
 BY_INDEX = "; ".join(f"SET LOCAL enable_{way} = off" for way in _WAYS)
 BY_STATISTICS = "; ".join(
@@ -85,8 +88,11 @@ async def apply_stage(
 
     """
     is_few = staged_rows < FEW_ROWS and not is_compared
-    await target.run(BY_INDEX if is_few else f"{BY_STATISTICS}; {stage.analyze()}")
+    if not is_few:
+        await target.run(f"{BY_STATISTICS}; {stage.analyze()}")
     await target.run("SAVEPOINT ordermigrate_apply")
+    between_stages = BY_INDEX if is_few else BY_STATISTICS
+    with_table = BY_INDEX if is_few or _is_looked_up(stage.map, staged_rows) else BY_STATISTICS
 
     async def write(*, is_making_way: bool) -> Applied:
         applied = await _write(
@@ -95,6 +101,8 @@ async def apply_stage(
             is_truncated=is_truncated,
             is_compared=is_compared,
             is_making_way=is_making_way,
+            between_stages=between_stages,
+            with_table=with_table,
         )
         await target.run("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT ordermigrate_apply")
         return applied
@@ -111,6 +119,7 @@ async def apply_stage(
         if refused.sqlstate[:2] not in {"22", "23"}:
             raise
         await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
+        await target.run(between_stages)
         try:
             # Else a unique value that moves between rows would be taken for the cause.
             await _delete_absent(target, stage, is_truncated=is_truncated, is_compared=is_compared)
@@ -141,22 +150,33 @@ async def _write(
     is_truncated: bool,
     is_compared: bool,
     is_making_way: bool,
+    between_stages: str,
+    with_table: str,
 ) -> Applied:
     written = 0
+    await target.run(between_stages)
     deleted = await _delete_absent(
         target, stage, is_truncated=is_truncated, is_compared=is_compared
     )
-    deleted += await target.count(stage.delete_gone())
+    await target.run(stage.keep_gone())
     if is_making_way:
         _require_nothing_follows(target.side, stage)
         for statement in stage.make_way():
             await target.run(statement)
-    elif misfits := stage.delete_misfits():
+    await target.run(with_table)
+    deleted += await target.count(stage.delete_keys())
+    if misfits := stage.delete_misfits():
         await target.run(misfits)
     if update := stage.update_changed():
         written += await target.count(update)
     written += await target.count(stage.insert_missing())
     return Applied(written, deleted)
+
+
+def _is_looked_up(table: TableMap, rows: int) -> bool:
+    """Whether so many rows are best found by the key's index, one by one."""
+    cost = rows * LOOKUP_COSTS_ROWS * max(1, len(table.target.leaves))
+    return table.target.has_index_on(table.key) and cost < table.target.rows_estimate
 
 
 def _require_nothing_follows(side: Side, stage: Stage) -> None:

@@ -259,6 +259,15 @@ class Table:
         """Return the column of that name, if there is one."""
         return next((column for column in self.columns if column.name == name), None)
 
+    def has_index_on(self, key: tuple[str, ...]) -> bool:
+        """Whether there is an index by which a row of such a key is found."""
+        return any(
+            index.method == "btree"
+            and not index.is_partial
+            and set(index.columns[: len(key)]) == set(key)
+            for index in self.indexes
+        )
+
     def foreign_keys_by_scope(self, family: frozenset[TableName]) -> dict[str, list[ForeignKey]]:
         """Sort this table's foreign keys, both directions, by how they stand to the family."""
         return {

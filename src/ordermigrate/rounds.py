@@ -414,7 +414,7 @@ async def _take_table(
     if keys:
         entries = log.entries(part)
         staged = await staging.stage_keys(source, target, stage, entries)
-        await staging.stage_rows(source, target, stage, log, entries, keys)
+        await staging.stage_rows(source, target, stage, log, entries, staged)
         taken += await _kept(target, source.count(log.compose("take_changes", part=part)))
     line.reporter.report(ChangesStaged(stage.map.label, taken))
     try:

@@ -75,15 +75,13 @@ class Stage:
         key = sql.SQL(", ").join(map(sql.Identifier, self.map.key))
         return self.compose("analyze_stages", key=key)
 
+    def keep_gone(self) -> str:
+        """Return the statement that leaves, of the staged keys, those that the source lacks."""
+        return self.compose("keep_gone", match=self._match("s", "k"))
+
     def delete_keys(self) -> str:
         """Return the statement that removes the rows of the staged keys."""
         return self.compose("delete_keys", match=self._match("t", "k"))
-
-    def delete_gone(self) -> str:
-        """Return the statement for keys that the source no longer has."""
-        return self.compose(
-            "delete_gone", match=self._match("t", "k"), stage_match=self._match("s", "k")
-        )
 
     @property
     def _compared(self) -> list[str]:
@@ -98,17 +96,13 @@ class Stage:
 
     def make_way(self) -> list[str]:
         """Return the statements that take rows off which an UPDATE would stumble over."""
-        compared = self._compared
-        statements: list[str] = []
         staged = {pair.name for pair in self.map.copied}
         if any(
             _is_intricate(index) or (index.is_unique and not set(index.columns) <= staged)
             for index in self.map.target.indexes
         ):
-            return [self.compose("delete_changed", differs=self._differs(compared))]
-        if misfits := self.delete_misfits():
-            statements.append(misfits)
-        statements.extend(
+            return [self.compose("delete_changed", differs=self._differs(self._compared))]
+        return [
             self.compose(
                 "delete_movers",
                 same_value=self._match("t", "other", index.columns),
@@ -117,8 +111,7 @@ class Stage:
             for index in self.map.target.indexes
             # One that holds the whole key can only be held by the row itself.
             if index.is_unique and not set(self.map.key) <= set(index.columns)
-        )
-        return statements
+        ]
 
     def update_changed(self) -> str | None:
         """Return the statement for rows that differ; None where no column can."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from ordermigrate import digest, streams
-from ordermigrate.apply import BY_INDEX, BY_STATISTICS
+from ordermigrate.apply import BY_INDEX, BY_STATISTICS, FEW_ROWS, LOOKUP_COSTS_ROWS
 from ordermigrate.change_logs import ChangeLog
 from ordermigrate.model import TableMap
 from ordermigrate.stages import Stage, match
@@ -48,7 +48,7 @@ async def stage_rows(
         stage: The table.
         log: Its log.
         entries: The query for the keys.
-        keys: About how many there are.
+        keys: How many there are.
 
     """
     if _is_few(keys, stage.map):
@@ -78,7 +78,8 @@ def _is_few(keys: int, table: TableMap) -> bool:
     The server knows neither how many entries of a log are waiting nor how many are dead; where it
     matters, it is told.
     """
-    return keys < max(1000, table.source.rows_estimate // 50)
+    leaves = max(1, len(table.source.leaves))
+    return keys < max(FEW_ROWS, table.source.rows_estimate // (LOOKUP_COSTS_ROWS * leaves))
 
 
 def _keys(table: TableMap, entries: sql.Composed) -> str:

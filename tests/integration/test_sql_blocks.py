@@ -151,7 +151,7 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
         )
     },
     "delete_keys": (STAGES, MATCH_BY_KEYS),
-    "delete_gone": (STAGES, MATCH_BY_KEYS),
+    "keep_gone": (STAGES, {"match": sql.SQL('s."id" = k."id"')}),
     # With a row to be looked at; an empty stage would not have its statements planned.
     "find_refused": (
         f"{STAGES}; INSERT INTO rows (id, status) VALUES (gen_random_uuid(), 'NEW')",  # noqa: S608

@@ -29,11 +29,9 @@ DELETE FROM {table} AS t WHERE NOT EXISTS (SELECT FROM {stage} AS s WHERE {match
 -- Remove the rows of the staged keys.
 DELETE FROM {table} AS t USING {key_stage} AS k WHERE {match};
 
--- name: delete_gone
--- Remove rows that do not exist on the source any more.
-DELETE FROM {table} AS t
-USING {key_stage} AS k
-WHERE {match} AND NOT EXISTS (SELECT FROM {row_stage} AS s WHERE {stage_match});
+-- name: keep_gone
+-- Forget keys whose rows the source has; what stays are rows that do not exist there any more.
+DELETE FROM {key_stage} AS k USING {row_stage} AS s WHERE {match};
 
 -- name: delete_movers
 -- Remove rows that hold a unique value which another row of this round is to have: PostgreSQL looks
