@@ -66,7 +66,7 @@ async def subtract(
         removed: dict[str, int] = {}
         for stage in stages:
             label = stage.map.label
-            entries = logs[label].entries(change_logs.ALL)
+            entries = logs[label].entries(stage.map.source, change_logs.ALL)
             if await staging.stage_keys(source, target, stage, entries):
                 await target.run(stage.analyze())
                 removed[label] = await target.count(stage.delete_keys())

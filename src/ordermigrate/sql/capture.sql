@@ -3,20 +3,25 @@
 -- as its owner, so that whoever writes to the table needs no right on the log. A search_path of its
 -- own would cost each write as much again as all the rest; so every name in it says its schema, and
 -- nobody's search_path has a say in what it does.
+-- A session keeps the plans of these statements, and in them the types of the key's columns. That the
+-- table is named in each, as a constant of which the plan itself is free, has the server forget the
+-- plans when the table is altered: or else a key that becomes wider would end that session's writes.
 CREATE OR REPLACE FUNCTION {function}() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 AS $capture$
 BEGIN
     IF TG_OP OPERATOR(pg_catalog.<>) 'DELETE'::pg_catalog.text THEN
-        INSERT INTO {log} ({log_key}) VALUES ({new_key});
+        INSERT INTO {log} ({log_key})
+        SELECT {new_key} WHERE {table_oid}::pg_catalog.regclass IS NOT NULL;
         IF TG_OP OPERATOR(pg_catalog.=) 'INSERT'::pg_catalog.text THEN
             RETURN NULL;
         END IF;
-        IF {same_key} THEN
+        IF {same_key} AND {table_oid}::pg_catalog.regclass IS NOT NULL THEN
             RETURN NULL;
         END IF;
     END IF;
-    INSERT INTO {log} ({log_key}) VALUES ({old_key});
+    INSERT INTO {log} ({log_key})
+    SELECT {old_key} WHERE {table_oid}::pg_catalog.regclass IS NOT NULL;
     RETURN NULL;
 END
 $capture$;
