@@ -105,7 +105,11 @@ async def create(session: Session, table: Table) -> ChangeLog:
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_name))
         for name, type_name in zip(log.columns, types, strict=True)
     )
+    missing = await session.fetch_all("change_logs", "find_missing_logs")
     await session.run(log.compose("create_log", columns=columns))
+    if log.table in {row.table_name for row in missing}:
+        # Only while nobody can be writing to it: the lock would keep writers of the table waiting.
+        await session.run(log.compose("identify_log"))
     return log
 
 

@@ -750,6 +750,27 @@ def test_sync_refuses_to_go_on_over_a_gap(pair: Pair) -> None:
     )
 
 
+def test_a_publication_for_all_tables_is_in_nobodys_way(make_pair: MakePair) -> None:
+    """It has our tables in it, too, and rows of one without an identity could not be removed."""
+    pair = made(make_pair, PARTS, FLAT)
+    pair.on_both("CREATE PUBLICATION everything FOR ALL TABLES")
+    prepared(pair)
+    pair.copy()
+    pair.on_monolith("UPDATE public.thing SET word = 'x' WHERE id < 4; DELETE FROM public.recent")
+    _follow(pair)
+    pair.validate()
+    pair.behind_fence("UPDATE public.thing SET word = 'y'")
+    done = pair.run("validate", "--checksums", "--repair")
+    assert done.exit_code == 0, done.stderr
+    pair.on_monolith("TRUNCATE public.thing")
+    _follow(pair)
+    assert pair.run("copy", "--restart").exit_code == 0
+    pair.validate()
+    done = pair.run("cancel")
+    assert done.exit_code == 0, done.stderr
+    assert not [line for line in picture(pair.monolith) if "ordermigrate" in line]
+
+
 SHAPES = {
     "plain": THINGS,
     "partitioned": PARTS,
