@@ -128,7 +128,6 @@ async def cover_leaf(session: Session, table: Table, leaf: Leaf) -> None:
         file = await session.fetch_one("catalog", "read_filenode", leaf.oid)
         for wanted in _wanted(table):
             if wanted.table == leaf.name:
-                await _drop_trigger(session, wanted.table, wanted.name)
                 await _create_trigger(session, wanted, log)
                 await _fire_always(session, wanted.table, wanted.name)
     async with session.transaction():

@@ -638,6 +638,26 @@ def test_a_partition_that_was_attached_with_rows_and_emptied_before_a_look(
     _follow(pair)
 
 
+def test_a_partition_that_comes_back_is_covered_beside_its_readers(make_pair: MakePair) -> None:
+    """It has our trigger already; who reads it, and then writes, must not meet an exclusive lock."""
+    pair = prepared(made(make_pair, PARTS, FLAT))
+    pair.copy()
+    pair.on_monolith("ALTER TABLE public.thing DETACH PARTITION public.old")
+    _follow(pair)
+    pair.on_monolith(
+        "UPDATE public.old SET word = 'aside';"
+        "ALTER TABLE public.thing ATTACH PARTITION public.old "
+        "FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"
+    )
+    with psycopg.connect(pair.monolith) as reader:
+        reader.execute("SELECT FROM public.old")
+        _follow(pair)
+        reader.execute("UPDATE public.old SET word = 'and then'")
+    pair.on_monolith("TRUNCATE public.old")
+    assert "<compare>" in entries(pair, parts=2)
+    _follow(pair)
+
+
 def test_a_detached_partition_takes_its_rows_along(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS, FLAT))
     pair.copy()

@@ -44,12 +44,13 @@ REVOKE ALL ON FUNCTION {function}() FROM PUBLIC;
 -- name: create_row_trigger
 -- Capture every way in which a row is written: COPY, MERGE, ON CONFLICT, cascades, rules, a
 -- subscription; on a partitioned table into a partition directly, and into later partitions.
-CREATE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {table}
+CREATE OR REPLACE TRIGGER {trigger} AFTER INSERT OR UPDATE OR DELETE ON {table}
 FOR EACH ROW EXECUTE FUNCTION {function}();
 
 -- name: create_truncate_trigger
--- Capture TRUNCATE.
-CREATE TRIGGER {trigger} AFTER TRUNCATE ON {table}
+-- Capture TRUNCATE. A part may have the trigger from an earlier time; to drop it first would keep
+-- readers out as well, and one that goes on to write would be in a deadlock with us.
+CREATE OR REPLACE TRIGGER {trigger} AFTER TRUNCATE ON {table}
 FOR EACH STATEMENT EXECUTE FUNCTION {function}({mark});
 
 -- name: fire_always
