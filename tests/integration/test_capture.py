@@ -639,7 +639,7 @@ def test_a_partition_that_was_attached_with_rows_and_emptied_before_a_look(
 
 
 def test_a_partition_that_comes_back_is_covered_beside_its_readers(make_pair: MakePair) -> None:
-    """It has our trigger already; who reads it, and then writes, must not meet an exclusive lock."""
+    """It has our trigger already; who reads it and then writes must not meet an exclusive lock."""
     pair = prepared(made(make_pair, PARTS, FLAT))
     pair.copy()
     pair.on_monolith("ALTER TABLE public.thing DETACH PARTITION public.old")
