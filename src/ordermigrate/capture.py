@@ -20,6 +20,7 @@ from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.model import Leaf, OwnTrigger, Table, TableName
+from ordermigrate.together import run_together
 
 PREFIX = "ordermigrate_capture_"
 # Types whose equal values look alike.
@@ -117,11 +118,22 @@ async def install(
     return [f"capture writes to {table.name}" for table in dict.fromkeys(t for t, _ in missing)]
 
 
-async def cover_leaf(session: Session, table: Table, leaf: Leaf) -> None:
+async def cover_leaf(session: Session, watcher: Session, table: Table, leaf: Leaf) -> None:
     """Take a part that was added to a table into the capture: its trigger, and all its keys.
 
     The triggers per row came with it. Rows that it held before are in no log, so all its keys go
     into it; if it was emptied meanwhile, what went has to be found by comparing keys.
+
+    Args:
+        session: On the hot side.
+        watcher: Another on the same side, which looks who waits for us.
+        table: The table.
+        leaf: The part.
+
+    Raises:
+        LockTimeout: There was no moment in which nobody wrote to it.
+        GaveWay: Somebody's ALTER TABLE waited for us; to be done again.
+
     """
     (log,) = [each for each in await change_logs.read_all(session) if each.table == str(table.name)]
     async with locks.excluding_writers(session, [leaf.name]):
@@ -130,10 +142,19 @@ async def cover_leaf(session: Session, table: Table, leaf: Leaf) -> None:
             if wanted.table == leaf.name:
                 await _create_trigger(session, wanted, log)
                 await _fire_always(session, wanted.table, wanted.name)
+    await run_together(
+        _log_rows_of_leaf(session, log, leaf, is_marked=file.filenode != leaf.oid),
+        beside=[locks.watch_for_rewriters(watcher, [table.oid, leaf.oid], [session.pid])],
+    )
+
+
+async def _log_rows_of_leaf(
+    session: Session, log: ChangeLog, leaf: Leaf, *, is_marked: bool
+) -> None:
     async with session.transaction():
         await session.set_local("statement_timeout", "0")
         await change_logs.add_rows_of_leaf(session, log, leaf.name)
-        if file.filenode != leaf.oid:  # it has not got its first file any more
+        if is_marked:  # it has not got its first file any more
             await change_logs.add_mark(session, log, COMPARE)
 
 

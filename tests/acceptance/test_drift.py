@@ -488,6 +488,47 @@ def test_a_partition_that_is_attached_detached_or_truncated_is_followed(
     require_end(parted)
 
 
+SLOW_LOG = """
+CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql
+AS 'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END';
+CREATE TRIGGER slow BEFORE INSERT ON ordermigrate.change_log_1 EXECUTE FUNCTION public.wait();
+"""
+
+
+def test_an_alter_table_does_not_wait_until_an_attached_partition_is_read(
+    parted: Pair, start_cli: StartCli
+) -> None:
+    parted.on_monolith(
+        "CREATE TABLE public.more (id integer NOT NULL, word text);"
+        "INSERT INTO public.more SELECT n, 'more' FROM generate_series(200, 299) n;"
+        "ALTER TABLE public.thing ATTACH PARTITION public.more FOR VALUES FROM (200) TO (300);"
+        + SLOW_LOG
+    )
+    parted.write_toml(tables=parted.tables, limits=parted.limits)
+    with psycopg.connect(parted.monolith) as gate, psycopg.connect(parted.monolith) as other:
+        gate.execute("SELECT pg_advisory_xact_lock(77)")
+        running = start_cli("sync", "--until-caught-up", **ends(parted))
+        wait_until_waiting(parted)
+        other.execute("SET lock_timeout = '10s'")
+        other.execute("LOCK TABLE public.more")  # as every ALTER TABLE does
+        other.commit()
+        gate.rollback()
+    done = running.finish()
+    assert done.exit_code == 0, done.stderr
+    assert "Gave way to backend" in done.stderr
+    assert parted.compare()
+    require_end(parted)
+
+
+def wait_until_waiting(pair: Pair) -> None:
+    """Wait until the program stands at the gate of the log."""
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted"
+    end = time.monotonic() + 30
+    while not pair.on_monolith(waiting):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def wait_until_equal(pair: Pair) -> None:
     deadline = time.monotonic() + 20
     while not (found := pair.compare()):
