@@ -20,14 +20,11 @@ from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.model import Leaf, OwnTrigger, Table, TableName
+from ordermigrate.together import run_together
 
 PREFIX = "ordermigrate_capture_"
-_SAME = {
-    "uuid": "uuid_eq",
-    "smallint": "int2eq",
-    "integer": "int4eq",
-    "bigint": "int8eq",
-}
+# Types whose equal values look alike.
+_PLAIN = frozenset({"uuid", "smallint", "integer", "bigint"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +118,43 @@ async def install(
     return [f"capture writes to {table.name}" for table in dict.fromkeys(t for t, _ in missing)]
 
 
-async def cover_leaf(session: Session, table: Table, leaf: Leaf) -> None:
+async def cover_leaf(session: Session, watcher: Session, table: Table, leaf: Leaf) -> None:
     """Take a part that was added to a table into the capture: its trigger, and all its keys.
 
     The triggers per row came with it. Rows that it held before are in no log, so all its keys go
     into it; if it was emptied meanwhile, what went has to be found by comparing keys.
+
+    Args:
+        session: On the hot side.
+        watcher: Another on the same side, which looks who waits for us.
+        table: The table.
+        leaf: The part.
+
+    Raises:
+        LockTimeout: There was no moment in which nobody wrote to it.
+        GaveWay: Somebody's ALTER TABLE waited for us; to be done again.
+
     """
     (log,) = [each for each in await change_logs.read_all(session) if each.table == str(table.name)]
     async with locks.excluding_writers(session, [leaf.name]):
         file = await session.fetch_one("catalog", "read_filenode", leaf.oid)
         for wanted in _wanted(table):
             if wanted.table == leaf.name:
-                await _drop_trigger(session, wanted.table, wanted.name)
                 await _create_trigger(session, wanted, log)
                 await _fire_always(session, wanted.table, wanted.name)
+    await run_together(
+        _log_rows_of_leaf(session, log, leaf, is_marked=file.filenode != leaf.oid),
+        beside=[locks.watch_for_rewriters(watcher, [table.oid, leaf.oid], [session.pid])],
+    )
+
+
+async def _log_rows_of_leaf(
+    session: Session, log: ChangeLog, leaf: Leaf, *, is_marked: bool
+) -> None:
     async with session.transaction():
         await session.set_local("statement_timeout", "0")
         await change_logs.add_rows_of_leaf(session, log, leaf.name)
-        if file.filenode != leaf.oid:  # it has not got its first file any more
+        if is_marked:  # it has not got its first file any more
             await change_logs.add_mark(session, log, COMPARE)
 
 
@@ -186,18 +202,36 @@ def _key(log: ChangeLog, row: str) -> sql.Composed:
     )
 
 
+def _logged_key(table: Table, log: ChangeLog, row: str) -> sql.Composed:
+    """Return the key of one of the trigger's rows as it goes into the log.
+
+    A whole number of any width fits the log's bigint. What is not one any more must not be rounded
+    in silence, as an assignment would: `int8up` takes whole numbers only.
+    """
+    return sql.SQL(", ").join(
+        sql.SQL(
+            "pg_catalog.int8up({}.{})"
+            if (column := table.column(name)) is not None
+            and column.base_type in change_logs.WHOLE_NUMBERS
+            else "{}.{}"
+        ).format(sql.SQL(row), sql.Identifier(name))
+        for name in log.key
+    )
+
+
 def _same_key(table: Table, log: ChangeLog) -> sql.Composed:
     """Return the condition that an update has left the key as it was, to the last bit.
 
-    For types whose equal values look alike, by the function behind `=`: every update pays for it.
+    For types whose equal values look alike, by `=`: every update pays for it. Which function that
+    is the server decides anew when the column gets another type.
     """
     types = [column.type_name for name in log.key if (column := table.column(name)) is not None]
-    if all(each in _SAME for each in types):
+    if all(each in _PLAIN for each in types):
         return sql.SQL(" AND ").join(
-            sql.SQL("pg_catalog.{}(OLD.{}, NEW.{})").format(
-                sql.Identifier(_SAME[type_name]), sql.Identifier(name), sql.Identifier(name)
+            sql.SQL("OLD.{} OPERATOR(pg_catalog.=) NEW.{}").format(
+                sql.Identifier(name), sql.Identifier(name)
             )
-            for name, type_name in zip(log.key, types, strict=True)
+            for name in log.key
         )
     return sql.SQL(
         "ROW({})::pg_catalog.record OPERATOR(pg_catalog.*=) ROW({})::pg_catalog.record"
@@ -212,8 +246,10 @@ async def _create_functions(session: Session, table: Table, log: ChangeLog) -> N
             function=_function(log, what),
             log=log.name,
             log_key=sql.SQL(", ").join(map(sql.Identifier, log.columns)),
-            old_key=_key(log, "OLD"),
-            new_key=_key(log, "NEW"),
+            old_key=_logged_key(table, log, "OLD"),
+            new_key=_logged_key(table, log, "NEW"),
+            # A number, so that the table may be renamed.
+            table_oid=sql.Literal(str(table.oid)),
             same_key=_same_key(table, log),
         )
         await session.fetch_all("capture", "keep_function_private", function=_function(log, what))

@@ -18,6 +18,8 @@ from ordermigrate.model import Table, TableName
 
 TRUNCATED = "truncated"
 COMPARE = "compare"
+# Logged as bigint, so that a key may become wider while the application writes.
+WHOLE_NUMBERS = frozenset({"smallint", "integer", "bigint"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +44,30 @@ class ChangeLog:
         """Return a block of change_logs.sql about this log."""
         return queries.compose("change_logs", block, log=self.name, **parts)
 
-    def entries(self, part: sql.Composable) -> sql.Composed:
+    def entries(self, table: Table, part: sql.Composable) -> sql.Composed:
         """Return a query for the distinct keys in a part of the log, named as in the table."""
         return sql.SQL("SELECT DISTINCT {} FROM {} AS l WHERE l.k1 IS NOT NULL AND {}").format(
             sql.SQL(", ").join(
-                sql.SQL("l.{} AS {}").format(sql.Identifier(mine), sql.Identifier(theirs))
+                sql.SQL("{} AS {}").format(_cast(table, mine, theirs), sql.Identifier(theirs))
                 for mine, theirs in zip(self.columns, self.key, strict=True)
             ),
             self.name,
             part,
         )
+
+
+def _cast(table: Table, mine: str, theirs: str) -> sql.Composed:
+    """Return a key column of a log in the type that the table's own has.
+
+    So it goes over the wire as the table's own would, and the key's index serves to look it up.
+    """
+    column = table.column(theirs)
+    if column is None or column.base_type not in WHOLE_NUMBERS:
+        return sql.SQL("l.{}").format(sql.Identifier(mine))
+    return sql.SQL("l.{}::pg_catalog.{}").format(
+        sql.Identifier(mine),
+        sql.SQL({"smallint": "int2", "integer": "int4"}.get(column.base_type, "int8")),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +96,20 @@ async def create(session: Session, table: Table) -> ChangeLog:
     )
     (log,) = [each for each in await read_all(session) if each.table == str(table.name)]
     # Below any domain: one that forbids NULL would forbid marks, and none has a say in a log.
-    types = [column.base_type for name in log.key if (column := table.column(name)) is not None]
+    types = [
+        "bigint" if column.base_type in WHOLE_NUMBERS else column.base_type
+        for name in log.key
+        if (column := table.column(name)) is not None
+    ]
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_name))
         for name, type_name in zip(log.columns, types, strict=True)
     )
+    missing = await session.fetch_all("change_logs", "find_missing_logs")
     await session.run(log.compose("create_log", columns=columns))
+    if log.table in {row.table_name for row in missing}:
+        # Only while nobody can be writing to it: the lock would keep writers of the table waiting.
+        await session.run(log.compose("identify_log"))
     return log
 
 

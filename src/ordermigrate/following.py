@@ -88,7 +88,9 @@ async def _look(
         # The versions first: whatever changes after that, a round will notice.
         versions = await _read_versions(config, monolith, service)
         maps = await gates.read_maps(config, monolith, service)
-        if not await sync.settle(monolith, service, maps, reporter, is_adopting=is_adopting):
+        if not await sync.settle(
+            config, monolith, service, maps, reporter, is_adopting=is_adopting
+        ):
             return versions, maps
     raise StructureChanged(Side.MONOLITH)
 

@@ -412,7 +412,7 @@ async def _take_table(
         await staging.stage_all_keys(source, target, stage)
     staged = 0
     if keys:
-        entries = log.entries(part)
+        entries = log.entries(stage.map.source, part)
         staged = await staging.stage_keys(source, target, stage, entries)
         await staging.stage_rows(source, target, stage, log, entries, staged)
         taken += await _kept(target, source.count(log.compose("take_changes", part=part)))

@@ -4,6 +4,9 @@ A row that was updated between two snapshots may be on the target twice or not a
 key is in the log. So, after the last snapshot, before a unique index is built, and before any round
 takes entries off the logs: every row whose key has been logged since capture began goes. What
 remains has not changed since then, and the first round brings the rest.
+
+Of the source nothing is read but the logs, so its tables are not locked. And it is let go before
+the target begins to work, which may take long.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from ordermigrate import apply, change_logs, digest, locks, rounds, staging
+from ordermigrate import apply, change_logs, digest, rounds, staging
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
@@ -47,12 +50,6 @@ async def subtract(
         ]
         logs = {log.table: log for log in await change_logs.read_all(control)}
         await apply.create_stages(target, stages)
-        await locks.begin_locked(
-            source.run,
-            control,
-            [each.source.name for each in maps],
-            rounds.timeouts(config)["statement_timeout"],
-        )
         await target.run("BEGIN")
         await target.fetch_one("sides", "show_pass")
         # Nobody closes the copy before this is committed; once it is closed, rounds take entries
@@ -63,14 +60,19 @@ async def subtract(
                 f"Migration {run.run} has left phase {run.phase} while this command was at work",
                 todo="See `ordermigrate status`, then run the command again if it is still wanted",
             )
-        removed: dict[str, int] = {}
+        await source.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        logged: list[Stage] = []
         for stage in stages:
-            label = stage.map.label
-            entries = logs[label].entries(change_logs.ALL)
+            entries = logs[stage.map.label].entries(stage.map.source, change_logs.ALL)
             if await staging.stage_keys(source, target, stage, entries):
-                await target.run(stage.analyze())
-                removed[label] = await target.count(stage.delete_keys())
-                await target.fetch_one("ledger", "add_subtraction", label, removed[label])
+                logged.append(stage)
+        await source.run("COMMIT")
+        removed: dict[str, int] = {}
+        for stage in logged:
+            label = stage.map.label
+            await target.run(stage.analyze())
+            removed[label] = await target.count(stage.delete_keys())
+            await target.fetch_one("ledger", "add_subtraction", label, removed[label])
         await target.run("COMMIT")
     for label, rows in removed.items():
         reporter.report(Subtracted(label, rows))

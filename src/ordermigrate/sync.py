@@ -15,7 +15,18 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ordermigrate import capture, catalog, change_logs, fence, fingerprints, ledger, rounds, sides
+from ordermigrate import (
+    capture,
+    catalog,
+    change_logs,
+    db,
+    fence,
+    fingerprints,
+    ledger,
+    rounds,
+    sides,
+)
+from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
@@ -167,6 +178,7 @@ async def _see(session: Session, tables: Sequence[Table]) -> _Seen:
 
 
 async def settle(
+    config: Config,
     hot: Session,
     cold: Session,
     maps: Sequence[TableMap],
@@ -177,6 +189,7 @@ async def settle(
     """Compare both sides with what is on record of them, and deal with what has changed.
 
     Args:
+        config: Where the sides are.
         hot: A session on the side that is captured.
         cold: A session on the other, whose database holds the ledger.
         maps: The family as it is now.
@@ -195,7 +208,7 @@ async def settle(
     known = await ledger.read_structure(cold, hot.side)
     seen = await _see(hot, [each.source for each in maps])
     if known is not None:
-        now = await _settle_source(hot, seen, known, void, found, is_adopting=is_adopting)
+        now = await _settle_source(config, hot, seen, known, void, found, is_adopting=is_adopting)
     else:
         now = seen.describe()
     was = await ledger.read_structure(cold, cold.side)
@@ -214,6 +227,7 @@ async def settle(
 
 
 async def _settle_source(
+    config: Config,
     hot: Session,
     seen: _Seen,
     known: dict[str, Any],
@@ -261,7 +275,8 @@ async def _settle_source(
                 "`ordermigrate copy --restart`",
             )
         (leaf,) = [each for each in table.leaves if str(each.name) == part]
-        await capture.cover_leaf(hot, table, leaf)
+        async with db.opened(config, hot.side, "sync: watch") as watcher:
+            await capture.cover_leaf(hot, watcher, table, leaf)
         covered.add(part)
         found.append(f"{part} was attached to {name}: all its keys are in the log now")
     for name in sorted({name for name, _ in changes.parts_gone}):

@@ -221,6 +221,64 @@ def test_a_renamed_key_column_stops_the_monoliths_writes_until_it_is_renamed_bac
     require_end(pair)
 
 
+def test_a_key_that_becomes_wider_is_written_on_and_adopted(pair: Pair) -> None:
+    """By sessions too that have the triggers' plans for the old type."""
+    update = "UPDATE public.thing SET word = 'x', id = id + {} WHERE id = {}"
+    with psycopg.connect(pair.monolith, autocommit=True) as writer:
+        for number in range(1, 10):  # until its plans are kept
+            writer.execute(update.format(0, number).encode())
+            writer.execute(update.format(100, number).encode())
+            writer.execute(b"INSERT INTO public.thing (id) VALUES (%s)" % str(number).encode())
+            writer.execute(f"DELETE FROM public.thing WHERE id = {number + 100}".encode())
+        pair.on_monolith("ALTER TABLE public.thing ALTER id TYPE bigint")
+        writer.execute(update.format(0, 11).encode())
+        writer.execute(update.format(3_000_000_000, 12).encode())
+        writer.execute(b"INSERT INTO public.thing (id) VALUES (4000000000)")
+        writer.execute(b"DELETE FROM public.thing WHERE id = 13")
+    pair.on_monolith(update.format(3_000_000_000, 14))
+    pair.on_service("ALTER TABLE public.thing ALTER id TYPE bigint")
+    refuse_sync(pair, "The monolith's tables have changed: column id", "ordermigrate sync --adopt")
+    catch_up(pair, "--adopt")
+    assert pair.on_service("SELECT id FROM public.thing WHERE id > 2000000000 ORDER BY id") == [
+        (3_000_000_012,),
+        (3_000_000_014,),
+        (4_000_000_000,),
+    ]
+    succeed(pair, "validate", "--checksums", "--repair")
+    require_end(pair)
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "back"),
+    [("uuid", "text", "id::uuid"), ("integer", "numeric", "id::integer")],
+)
+def test_a_key_of_another_kind_stops_the_monoliths_writes_until_it_is_changed_back(
+    make_pair: MakePair, kind: str, other: str, back: str
+) -> None:
+    """A write whose key the log could not hold as it is must not pass."""
+    table = f"CREATE TABLE public.thing (id {kind} PRIMARY KEY, word text)"
+    value = "5" if kind == "integer" else "00000000-0000-0000-0000-000000000005"
+    pair = bring_up(
+        make_pair(
+            f"{table}; INSERT INTO public.thing VALUES ('{value}')",
+            table,
+        )
+    )
+    pair.on_monolith(f"ALTER TABLE public.thing ALTER id TYPE {other}")
+    for statement in (
+        "UPDATE public.thing SET word = 'x'",
+        "INSERT INTO public.thing VALUES ('1.5')",
+        "DELETE FROM public.thing",
+    ):
+        with pytest.raises((psycopg.errors.UndefinedFunction, psycopg.errors.DatatypeMismatch)):
+            pair.on_monolith(statement)
+    refuse_sync(pair, "column id")
+    pair.on_monolith(f"ALTER TABLE public.thing ALTER id TYPE {kind} USING {back}")
+    pair.on_monolith("UPDATE public.thing SET word = 'last'")
+    catch_up(pair)
+    pair.validate()
+
+
 # ------------------------------------------------------------------------------- tables that move
 
 
@@ -428,6 +486,47 @@ def test_a_partition_that_is_attached_detached_or_truncated_is_followed(
     # The first reason stays: the TRUNCATE gave the partition another file.
     assert "public.new has another file" in (find_void(parted) or "")
     require_end(parted)
+
+
+SLOW_LOG = """
+CREATE FUNCTION public.wait() RETURNS trigger LANGUAGE plpgsql
+AS 'BEGIN PERFORM pg_advisory_xact_lock(77); RETURN NULL; END';
+CREATE TRIGGER slow BEFORE INSERT ON ordermigrate.change_log_1 EXECUTE FUNCTION public.wait();
+"""
+
+
+def test_an_alter_table_does_not_wait_until_an_attached_partition_is_read(
+    parted: Pair, start_cli: StartCli
+) -> None:
+    parted.on_monolith(
+        "CREATE TABLE public.more (id integer NOT NULL, word text);"
+        "INSERT INTO public.more SELECT n, 'more' FROM generate_series(200, 299) n;"
+        "ALTER TABLE public.thing ATTACH PARTITION public.more FOR VALUES FROM (200) TO (300);"
+        + SLOW_LOG
+    )
+    parted.write_toml(tables=parted.tables, limits=parted.limits)
+    with psycopg.connect(parted.monolith) as gate, psycopg.connect(parted.monolith) as other:
+        gate.execute("SELECT pg_advisory_xact_lock(77)")
+        running = start_cli("sync", "--until-caught-up", **ends(parted))
+        wait_until_waiting(parted)
+        other.execute("SET lock_timeout = '10s'")
+        other.execute("LOCK TABLE public.more")  # as every ALTER TABLE does
+        other.commit()
+        gate.rollback()
+    done = running.finish()
+    assert done.exit_code == 0, done.stderr
+    assert "Gave way to backend" in done.stderr
+    assert parted.compare()
+    require_end(parted)
+
+
+def wait_until_waiting(pair: Pair) -> None:
+    """Wait until the program stands at the gate of the log."""
+    waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 AND NOT granted"
+    end = time.monotonic() + 30
+    while not pair.on_monolith(waiting):
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def wait_until_equal(pair: Pair) -> None:

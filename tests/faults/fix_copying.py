@@ -247,6 +247,17 @@ class Copying:
         """Wait until that has happened."""
         self.proxies["service"].wait_until(lambda proxy: proxy._is_stalled)
 
+    def await_lock_wait(self, side: Side, application_name: str) -> None:
+        """Wait until a backend of that name waits for a lock on one side."""
+        statement = sql.SQL(
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = {} AND wait_event_type = 'Lock'"
+        ).format(sql.Literal(application_name))
+        end = time.monotonic() + 30
+        while not execute(self.dsn(side), statement):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
     def end_backends(self, side: Side, application_name: str) -> int:
         """End every backend of that name on one side, and return how many there were."""
         statement = sql.SQL(

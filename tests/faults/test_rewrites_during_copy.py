@@ -153,6 +153,30 @@ def test_a_rewrite_after_rows_were_taken_off_again_does_not_confuse_their_count(
     copying.assert_caught_up()
 
 
+def test_the_monolith_is_let_go_while_the_service_takes_rows_off_again(
+    make_copying: MakeCopying,
+) -> None:
+    """However long that takes: nobody's ALTER TABLE waits for it, and no idle time runs out."""
+    copying = make_copying()
+    copying.run(at=("chunk_copied", 2, RunningCli.kill))
+    copying.on_monolith(HOLES)
+    with psycopg.connect(copying.hub.service) as other:
+        other.execute("SELECT FROM public.orders FOR UPDATE")  # rows that are to be taken off
+        running = copying.start()
+        running.wait_for_event("rows_copied")
+        copying.await_lock_wait("service", "ordermigrate copy: subtraction")
+        open_there = copying.on_monolith(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'ordermigrate copy: subtraction' AND xact_start IS NOT NULL"
+        )
+        assert open_there == [(0,)]
+        other.rollback()
+    done = running.finish()
+    assert done.exit_code == 0, done.stderr
+    assert names(done).count("subtracted") == 1
+    copying.assert_caught_up()
+
+
 def test_a_rewrite_after_the_snapshot_s_session_was_ended_is_noticed(copying: Copying) -> None:
     # The keeper's lock is gone, its snapshot with it; only the workers' own locks are left.
     copying.stall_service_in_mid_copy()

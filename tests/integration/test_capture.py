@@ -638,6 +638,26 @@ def test_a_partition_that_was_attached_with_rows_and_emptied_before_a_look(
     _follow(pair)
 
 
+def test_a_partition_that_comes_back_is_covered_beside_its_readers(make_pair: MakePair) -> None:
+    """It has our trigger already; who reads it and then writes must not meet an exclusive lock."""
+    pair = prepared(made(make_pair, PARTS, FLAT))
+    pair.copy()
+    pair.on_monolith("ALTER TABLE public.thing DETACH PARTITION public.old")
+    _follow(pair)
+    pair.on_monolith(
+        "UPDATE public.old SET word = 'aside';"
+        "ALTER TABLE public.thing ATTACH PARTITION public.old "
+        "FOR VALUES FROM ('2020-01-01') TO ('2021-01-01')"
+    )
+    with psycopg.connect(pair.monolith) as reader:
+        reader.execute("SELECT FROM public.old")
+        _follow(pair)
+        reader.execute("UPDATE public.old SET word = 'and then'")
+    pair.on_monolith("TRUNCATE public.old")
+    assert "<compare>" in entries(pair, parts=2)
+    _follow(pair)
+
+
 def test_a_detached_partition_takes_its_rows_along(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS, FLAT))
     pair.copy()
@@ -748,6 +768,27 @@ def test_sync_refuses_to_go_on_over_a_gap(pair: Pair) -> None:
     assert_refused(
         pair.run("sync", "--once"), 3, ["ordermigrate_capture_row", "public.thing", "prepare"]
     )
+
+
+def test_a_publication_for_all_tables_is_in_nobodys_way(make_pair: MakePair) -> None:
+    """It has our tables in it, too, and rows of one without an identity could not be removed."""
+    pair = made(make_pair, PARTS, FLAT)
+    pair.on_both("CREATE PUBLICATION everything FOR ALL TABLES")
+    prepared(pair)
+    pair.copy()
+    pair.on_monolith("UPDATE public.thing SET word = 'x' WHERE id < 4; DELETE FROM public.recent")
+    _follow(pair)
+    pair.validate()
+    pair.behind_fence("UPDATE public.thing SET word = 'y'")
+    done = pair.run("validate", "--checksums", "--repair")
+    assert done.exit_code == 0, done.stderr
+    pair.on_monolith("TRUNCATE public.thing")
+    _follow(pair)
+    assert pair.run("copy", "--restart").exit_code == 0
+    pair.validate()
+    done = pair.run("cancel")
+    assert done.exit_code == 0, done.stderr
+    assert not [line for line in picture(pair.monolith) if "ordermigrate" in line]
 
 
 SHAPES = {

@@ -36,6 +36,7 @@ class Logged:
     table: Table
     log: ChangeLog
     plain: ChangeLog
+    plain_table: Table
 
     async def measure(self) -> list[tuple[int, int]]:
         found = await change_logs.measure(self.session, [self.log, self.plain])
@@ -51,7 +52,7 @@ async def logged(monolith_dsn: str, service_dsn: str) -> AsyncIterator[Logged]:
         async with session.transaction():
             first = await change_logs.create(session, table)
             second = await change_logs.create(session, plain)
-        yield Logged(monolith_dsn, session, table, first, second)
+        yield Logged(monolith_dsn, session, table, first, second, plain)
 
 
 async def test_a_database_without_capture_has_no_logs(monolith_dsn: str) -> None:
@@ -87,7 +88,7 @@ async def test_keys_given_as_texts_are_found_again_once_each(logged: Logged) -> 
     keys = [["it's", MOMENT], ["ü,{}", MOMENT], ["it's", MOMENT]]
     await change_logs.add_keys(logged.session, logged.log, logged.table, keys)
     assert await logged.measure() == [(3, 0), (0, 0)]
-    entries = logged.log.entries(change_logs.ALL).as_string(None)
+    entries = logged.log.entries(logged.table, change_logs.ALL).as_string(None)
     rows = await logged.session.run(
         f'SELECT "Odd ""one" AS code, k2::text AS moment FROM ({entries}) AS e ORDER BY 1'  # noqa: S608
     )
@@ -142,7 +143,10 @@ async def test_parts_of_a_log_are_disjoint_and_come_to_the_whole(logged: Logged)
         await session.run("BEGIN ISOLATION LEVEL REPEATABLE READ")
         (found,) = await session.run(log.compose("find_part"), 700)
         part = change_logs.before_block(found.end_block)
-        keys = {row.id for row in await session.run(log.entries(part).as_string(None))}
+        keys = {
+            row.id
+            for row in await session.run(log.entries(logged.plain_table, part).as_string(None))
+        }
         await session.run(log.compose("take_changes", part=part))
         await session.run("COMMIT")
         assert seen.isdisjoint(keys)

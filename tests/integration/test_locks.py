@@ -84,6 +84,26 @@ async def test_an_exclusive_lock_that_waits_for_us_makes_us_give_way(
 
 
 @pytest.mark.parametrize(
+    "statement",
+    ["REINDEX INDEX public.t_low_pkey", "ALTER INDEX public.t_low_pkey SET TABLESPACE pg_default"],
+)
+async def test_a_lock_on_an_index_that_waits_for_us_makes_us_give_way(
+    session: Session, monolith_dsn: str, statement: str
+) -> None:
+    execute(monolith_dsn, PARTITIONED)
+    (table,) = await read_tables(session)
+    oids = [table.oid, *(leaf.oid for leaf in table.leaves)]
+    async with await psycopg.AsyncConnection.connect(monolith_dsn, autocommit=True) as other:
+        await session.run("BEGIN")
+        await session.run("SELECT count(*) FROM public.t")
+        waiting = asyncio.ensure_future(other.execute(statement.encode()))
+        with pytest.raises(GaveWay, match=r"public\.t_low_pkey"):
+            await wait_for_rewriter(monolith_dsn, [session.pid], oids)
+        await session.run("ROLLBACK")
+        await waiting
+
+
+@pytest.mark.parametrize(
     ("statement", "pid"),
     [("LOCK TABLE public.t_low IN SHARE MODE", "ours"), ("TRUNCATE public.t_low", "a stranger's")],
 )

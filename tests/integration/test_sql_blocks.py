@@ -62,7 +62,8 @@ PARTS: dict[str, sql.Composable] = {
     "arrays": sql.SQL("$1::text[]"),
     "old_key": sql.SQL('OLD."id"'),
     "new_key": sql.SQL('NEW."id"'),
-    "same_key": sql.SQL('pg_catalog.uuid_eq(OLD."id", NEW."id")'),
+    "same_key": sql.SQL('OLD."id" OPERATOR(pg_catalog.=) NEW."id"'),
+    "table_oid": sql.Literal("1259"),
     "mark": sql.Literal(change_logs.TRUNCATED),
     "function": sql.Identifier("ordermigrate", "capture_1_row"),
     # The fence.

@@ -50,6 +50,11 @@ CREATE TABLE IF NOT EXISTS {log} (
     autovacuum_analyze_threshold = 2147483647
 );
 
+-- name: identify_log
+-- Let entries be taken off where a publication is for all tables: a table that has no key can have
+-- its deletions published only by whole rows.
+ALTER TABLE {log} REPLICA IDENTITY FULL;
+
 -- name: measure_log
 -- How much of one log is waiting, as the snapshot has it. (Parts of one query over all logs.)
 SELECT

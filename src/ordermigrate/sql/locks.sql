@@ -4,7 +4,8 @@
 LOCK TABLE {tables} IN ACCESS SHARE MODE;
 
 -- name: see_waiting_rewriters
--- Sessions that wait for an ACCESS EXCLUSIVE lock on the family behind one of ours.
+-- Sessions that wait for an ACCESS EXCLUSIVE lock on the family behind one of ours; on an index, too:
+-- planning has locked them all, and a REINDEX that waits keeps the table's writers waiting.
 -- $1: oids of the family's tables and leaves, $2: our backends' process ids.
 SELECT
     l.pid,
@@ -17,7 +18,12 @@ WHERE
     AND l.mode = 'AccessExclusiveLock'
     AND NOT l.granted
     AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
-    AND l.relation = ANY($1::bigint[]::oid[])
+    AND (
+        l.relation = ANY($1::bigint[]::oid[])
+        OR l.relation IN (
+            SELECT i.indexrelid FROM pg_catalog.pg_index AS i WHERE i.indrelid = ANY($1::bigint[]::oid[])
+        )
+    )
     AND pg_blocking_pids(l.pid) && $2::integer[];
 
 -- name: lock_against_vacuum
