@@ -118,14 +118,16 @@ def report(done: Round, reporter: Reporter) -> None:
 
 
 async def is_quiet(line: Line) -> bool:
-    """Whether the source's logs are empty and the catalogs as they were: no round is needed.
+    """Whether no round is needed: the logs are empty, and both sides where and what they were.
+
+    Where a side is not, the round that is run then says so, or takes it in.
 
     Raises:
         StructureChanged: The catalog says something else.
 
     """
     waiting = await change_logs.measure(line.control, list(line.logs.values()))
-    if any(each.changes for each in waiting):
+    if any(each.changes for each in waiting) or not await _is_in_place(line):
         return False
     for session in (line.control, line.book):
         if (
@@ -134,6 +136,26 @@ async def is_quiet(line: Line) -> bool:
         ):
             raise rounds.StructureChanged(session.side)
     return True
+
+
+async def _is_in_place(line: Line) -> bool:
+    """Whether both sides have taken the same rounds, on servers that did not go back or fail over.
+
+    Their rows are looked at one after the other: a round of somebody else's may come in between,
+    and then one of ours that finds nothing does no harm.
+    """
+    source = await sides.find_place(line.control, line.last_position)
+    target = await sides.find_place(line.book)
+    return (
+        source is not None
+        and target is not None
+        and (source.run, source.epoch, source.is_hot) == (line.run, line.epoch, True)
+        and (target.run, target.epoch, target.is_hot) == (line.run, line.epoch, False)
+        and source.round in {target.round, target.round - 1}
+        and source.is_timeline_known
+        and target.is_timeline_known
+        and not source.has_gone_back
+    )
 
 
 async def run_whole(
