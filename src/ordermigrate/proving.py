@@ -83,7 +83,13 @@ async def validate(
     async def work() -> Validation:
         async with following.stand(config, "validate", reporter) as footing:
             return await _validate_aligned(
-                config, footing, reporter, algorithm, max_differences, is_repairing=is_repairing
+                config,
+                footing,
+                tally,
+                reporter,
+                algorithm,
+                max_differences,
+                is_repairing=is_repairing,
             )
 
     done = await following.persist(config, tally, stop, reporter, work)
@@ -124,6 +130,7 @@ async def _validate_still(
 async def _validate_aligned(
     config: Config,
     footing: Footing,
+    tally: Tally,
     reporter: Reporter,
     algorithm: Algorithm | None,
     max_differences: int,
@@ -133,7 +140,7 @@ async def _validate_aligned(
     repairs = _Repairs(footing.monolith, footing.line.logs, reporter)
     repaired = 0
     while True:
-        standing, scanners = await _align(config, footing, reporter)
+        standing, scanners = await _align(config, footing, tally, reporter)
         verdict = await validation.compare(
             scanners,
             footing.monolith,
@@ -162,7 +169,7 @@ async def _validate_aligned(
 
 
 async def _align(
-    config: Config, footing: Footing, reporter: Reporter
+    config: Config, footing: Footing, tally: Tally, reporter: Reporter
 ) -> tuple[Standing, list[StreamSession]]:
     """Open a scanner on each side, both as of the snapshot of one round.
 
@@ -181,7 +188,7 @@ async def _align(
         try:
             while True:
                 standing = await ledger.read_standing(footing.service)
-                done = await sync.run_whole(line, reporter, take_over)
+                done = await sync.run_whole(line, tally, reporter, take_over)
                 if not done.is_timeline_new:
                     break
                 # This very round has made void what is older than itself; the next one does not.

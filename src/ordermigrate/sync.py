@@ -159,16 +159,23 @@ async def _is_in_place(line: Line) -> bool:
 
 
 async def run_whole(
-    line: Line, reporter: Reporter, before_commit: Callable[[str], Awaitable[None]] | None = None
+    line: Line,
+    tally: Tally,
+    reporter: Reporter,
+    before_commit: Callable[[str], Awaitable[None]] | None = None,
 ) -> Round:
-    """Run rounds until little is left, then one over all that is waiting."""
-    while True:
+    """Run rounds until little is left, then one over all that is waiting.
+
+    After a part has collided there is that one only, however much is waiting.
+    """
+    while not tally.takes_all:
         waiting = await change_logs.measure(line.control, list(line.logs.values()))
         if sum(each.changes for each in waiting) <= MAX_CHANGES:
-            done = await rounds.run_round(line, before_commit=before_commit)
-            report(done, reporter)
-            return done
+            break
         report(await rounds.run_round(line, max_changes=MAX_CHANGES), reporter)
+    done = await rounds.run_round(line, before_commit=before_commit)
+    report(done, reporter)
+    return done
 
 
 @dataclass(frozen=True, slots=True)
