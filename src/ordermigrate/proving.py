@@ -35,6 +35,8 @@ from ordermigrate.model import Side, TableMap
 from ordermigrate.outcomes import Validation, describe_table
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Repairing, Reporter
+from ordermigrate.rounds import Line
+from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.sync import Tally
 from ordermigrate.verdicts import Verdict
@@ -195,9 +197,11 @@ async def _align(
                 scanners.pop().terminate()
             names = [table.name for table in targets]
             scanners.append(await scanning.open_scanner(footing.service, names, limits))
-        finally:
+        except BaseException:
             with contextlib.suppress(Exception):  # it goes with the session, too
                 await line.target.fetch_one("rounds", "release_turn")
+            raise
+        await _release_turn(line)
         for session, tables in zip(
             (footing.monolith, footing.service), (sources, targets), strict=True
         ):
@@ -207,6 +211,23 @@ async def _align(
             scanner.terminate()
         raise
     return standing, scanners
+
+
+async def _release_turn(line: Line) -> None:
+    """Let others run rounds again, and see that none could until now.
+
+    Raises:
+        ConnectionLost: The turn was lost, so a round may have come between the two snapshots.
+
+    """
+    row = await line.target.fetch_one("rounds", "release_turn")
+    if not row["was_held"]:
+        raise ConnectionLost(
+            f"The lock that keeps rounds out was lost on the {line.target.side}",
+            wanted="No round between the two snapshots that are compared",
+            todo="Run `ordermigrate validate` again; if this comes again, see that nothing between "
+            "here and the database releases the locks of a session",
+        )
 
 
 class _Overtaken(GaveWay):

@@ -193,6 +193,33 @@ def test_what_happens_while_a_validation_compares_makes_it_void(
     assert syncing.on("service", IN_ORDER) == [("equal",), ("different",)]
 
 
+def test_a_round_between_the_two_snapshots_is_no_difference(
+    syncing: Syncing, make_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """The turn is lost after the round; what another round then brings is not compared."""
+    add_quiet_orders(syncing)
+    syncing.catch_up()
+    syncing.configure(stall_timeout_seconds=60.0)
+    proxy, is_held = syncing.proxies["service"], threading.Event()
+
+    def hold() -> None:
+        proxy.stall()
+        is_held.set()
+
+    # The scanner on the service is about to open: the round is over, its snapshot still to come.
+    proxy.when_seen(b"ordermigrate validate: scan", hold)
+    running = validate(syncing)
+    assert is_held.wait(60)
+    assert syncing.end_backends("service") == 1
+    syncing.proxies = {side: make_proxy(syncing.dsn(side)) for side in SIDES}
+    syncing.configure()
+    syncing.on("monolith", "UPDATE public.orders SET price = price + 1 WHERE user_id = 900001")
+    syncing.catch_up()
+    proxy.heal()
+    require_equal(running.finish())
+    running.wait_for_event("sync_waits")
+
+
 @pytest.mark.parametrize("side", SIDES)
 def test_a_validation_after_a_failover_is_not_void_by_its_own_round(
     syncing: Syncing, side: Side
