@@ -266,15 +266,18 @@ async def run_sync(
     *,
     is_adopting: bool,
 ) -> None:
-    """Follow the source over one set of connections, until enough, stopped, or cut off."""
+    """Follow the source until enough, stopped, or cut off."""
     config = make_impatient(config)
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
         if not await take_sync_lock(standby, tally, stop, reporter):
             return
-        async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
-            run = footing.run
-            if run.phase is Phase.COPIED:
-                run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
-            tally.run = run
-            reporter.report(Following(run.run))
-            await sync.follow(footing.line, tally, stop, reporter, is_enough)
+        is_over = False
+        while not is_over:
+            async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
+                run = footing.run
+                if run.phase is Phase.COPIED:
+                    run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
+                tally.run = run
+                reporter.report(Following(run.run))
+                is_over = await sync.follow(footing.line, tally, stop, reporter, is_enough)
+            is_adopting = False  # whatever comes later, nobody has decided about
