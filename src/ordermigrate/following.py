@@ -30,6 +30,7 @@ from ordermigrate.sync import Tally
 STANDBY_SECONDS = 1.0
 MAX_LOOKS = 5
 _LONGEST_WAIT = 5.0
+_COLLIDES = "a part of the waiting changes collides with rows on the service"
 _T = TypeVar("_T")
 
 
@@ -162,28 +163,20 @@ async def persist(
         alive_at = tally.alive_at
         try:
             return await _attempt(work, is_first=not failures)
-        except PartCollides:
-            tally.takes_all = True
-        except StructureChanged as changed:
+        except _HARMLESS as ended:
             if tally.alive_at != alive_at:
                 failures = 0
-            if failures and _is_over(config, tally):
-                raise _explain_unrest(changed) from None
-            failures += 1
-            reporter.report(SyncWaits(str(changed)))
-        except (ConnectionLost, GaveWay, LockTimeout, _Missing) as lost:
-            if tally.alive_at != alive_at:
-                failures = 0
-            if _is_over(config, tally):
-                raise
-            failures += 1
-            tally.is_caught_up = False  # nobody knows
-            reporter.report(SyncWaits(lost.fact))
-        pause = min(0.1 * 2**failures, _LONGEST_WAIT) if failures else 0.0
+            failures = _bear(config, tally, reporter, ended, failures)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause)
+            await asyncio.wait_for(stop.wait(), pause_after(failures))
         if stop.is_set():
             return None
+
+
+def pause_after(failures: int) -> float:
+    """Return how long to wait after so many failures in a row, in seconds."""
+    # Not any power: after days of failures the number would be too large for a float.
+    return min(0.1 * 2 ** min(failures, 6), _LONGEST_WAIT) if failures else 0.0
 
 
 def make_impatient(config: Config) -> Config:
@@ -197,6 +190,10 @@ def make_impatient(config: Config) -> Config:
 
 class _Missing(Refused):
     """Something that was there a moment ago is not: cancelled, or dropped; another look tells."""
+
+
+# What ends a line, and may be gone when the next one is opened.
+_HARMLESS = (PartCollides, StructureChanged, ConnectionLost, GaveWay, LockTimeout, _Missing)
 
 
 async def _attempt(work: Callable[[], Awaitable[_T]], *, is_first: bool) -> _T:
@@ -213,11 +210,34 @@ def _is_over(config: Config, tally: Tally) -> bool:
     return now - tally.alive_at > config.limits.retry_deadline_seconds
 
 
-def _explain_unrest(changed: StructureChanged) -> Refused:
+def _bear(config: Config, tally: Tally, reporter: Reporter, ended: Exception, failures: int) -> int:
+    """Return how many failures in a row there are with this one, or raise where that is enough."""
+    if isinstance(ended, PartCollides) and not tally.takes_all:
+        tally.takes_all = True  # which mends it
+        return failures
+    if isinstance(ended, OrdermigrateError):
+        if _is_over(config, tally):
+            raise ended
+        tally.is_caught_up = False  # nobody knows
+        reporter.report(SyncWaits(ended.fact))
+    else:
+        if failures and _is_over(config, tally):
+            raise _explain(ended) from None
+        reporter.report(SyncWaits(str(ended) or _COLLIDES))
+    return failures + 1
+
+
+def _explain(ended: Exception) -> Refused:
+    if isinstance(ended, StructureChanged):
+        return Refused(
+            f"Again and again, {ended} between two looks at them",
+            wanted="A moment without DDL on the family's tables",
+            todo=f"See what changes them on the {ended.side}; then run the command again",
+        )
     return Refused(
-        f"Again and again, {changed} between two looks at them",
-        wanted="A moment without DDL on the family's tables",
-        todo=f"See what changes them on the {changed.side}; then run the command again",
+        f"Again and again, {_COLLIDES}",
+        wanted="All waiting changes taken at once, so that no part collides with another",
+        todo="Run `ordermigrate sync --until-caught-up`; then run this command again",
     )
 
 
@@ -248,15 +268,18 @@ async def run_sync(
     *,
     is_adopting: bool,
 ) -> None:
-    """Follow the source over one set of connections, until enough, stopped, or cut off."""
+    """Follow the source until enough, stopped, or cut off."""
     config = make_impatient(config)
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
         if not await take_sync_lock(standby, tally, stop, reporter):
             return
-        async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
-            run = footing.run
-            if run.phase is Phase.COPIED:
-                run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
-            tally.run = run
-            reporter.report(Following(run.run))
-            await sync.follow(footing.line, tally, stop, reporter, is_enough)
+        is_over = False
+        while not is_over:
+            async with stand(config, "sync", reporter, is_adopting=is_adopting) as footing:
+                run = footing.run
+                if run.phase is Phase.COPIED:
+                    run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
+                tally.run = run
+                reporter.report(Following(run.run))
+                is_over = await sync.follow(footing.line, tally, stop, reporter, is_enough)
+            is_adopting = False  # whatever comes later, nobody has decided about

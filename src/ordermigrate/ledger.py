@@ -28,6 +28,7 @@ _TABLES = (
     "create_attempt",
     "create_chunk",
     "create_recorded_object",
+    "create_voiding",
     "create_validation",
     "create_validation_difference",
     "create_subtraction",
@@ -97,6 +98,14 @@ class RecordedObject:
     kind: str
     name: str
     definition: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Which voidings and changes of phase there had been at a moment; later ones make void."""
+
+    voidings: int
+    phase_changes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,15 +424,24 @@ async def mark_restored(service: Session, recorded: RecordedObject) -> None:
     )
 
 
+async def read_standing(service: Session) -> Standing:
+    """Return what a validation has to know before it looks: whatever comes later makes it void."""
+    return Standing(*await service.fetch_one("ledger", "read_standing"))
+
+
 async def record_validation(
     service: Session,
     run: str,
+    standing: Standing,
     verdict: str,
     algorithm: str | None,
     tables: list[dict[str, Any]],
     seconds: float,
 ) -> int:
-    """Record a validation with its differences, in one transaction, and return its number."""
+    """Record a validation with its differences, in one transaction, and return its number.
+
+    It is void from the beginning where something has happened since `standing`.
+    """
     bare = [
         {key: value for key, value in table.items() if key != "differences"} for table in tables
     ]
@@ -434,7 +452,15 @@ async def record_validation(
     ]
     async with service.transaction():
         found = await service.fetch_one(
-            "ledger", "insert_validation", run, verdict, algorithm, json.dumps(bare), seconds
+            "ledger",
+            "insert_validation",
+            run,
+            verdict,
+            algorithm,
+            json.dumps(bare),
+            seconds,
+            standing.voidings,
+            standing.phase_changes,
         )
         if rows:
             await service.fetch_all(
@@ -446,9 +472,11 @@ async def record_validation(
     return int(found.validation_id)
 
 
-async def read_last_validation(service: Session) -> LastValidation | None:
-    """Return the newest validation, or None where there was none."""
-    row = await service.fetch_one("ledger", "read_last_validation")
+async def read_last_validation(
+    service: Session, number: int | None = None
+) -> LastValidation | None:
+    """Return the newest validation, or None where there was none; or the one of a number."""
+    row = await service.fetch_one("ledger", "read_validation", number)
     return row and LastValidation(
         row.verdict,
         row.algorithm,
@@ -461,7 +489,7 @@ async def read_last_validation(service: Session) -> LastValidation | None:
 
 
 async def void_validations(service: Session, reason: str) -> None:
-    """Let no validation on record count any more."""
+    """Let no validation count any more that has looked before now, be it on record or not yet."""
     await service.fetch_all("ledger", "void_validations", reason)
 
 

@@ -29,11 +29,14 @@ from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
 from ordermigrate.following import Footing
-from ordermigrate.ledger import Run
+from ordermigrate.ledger import Run, Standing
+from ordermigrate.locks import GaveWay
 from ordermigrate.model import Side, TableMap
 from ordermigrate.outcomes import Validation, describe_table
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Repairing, Reporter
+from ordermigrate.rounds import Line
+from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.sync import Tally
 from ordermigrate.verdicts import Verdict
@@ -82,7 +85,13 @@ async def validate(
     async def work() -> Validation:
         async with following.stand(config, "validate", reporter) as footing:
             return await _validate_aligned(
-                config, footing, reporter, algorithm, max_differences, is_repairing=is_repairing
+                config,
+                footing,
+                tally,
+                reporter,
+                algorithm,
+                max_differences,
+                is_repairing=is_repairing,
             )
 
     done = await following.persist(config, tally, stop, reporter, work)
@@ -102,6 +111,7 @@ async def _validate_still(
         await catalog.require_tables(service, [each.target for each in config.tables])
         await preflight.require_visible_rows(monolith, service, config.tables)
         maps = await gates.read_maps(config, monolith, service)
+        standing = await ledger.read_standing(service) if run is not None else None
         scanners = await validation.open_scanners((monolith, service), maps, config.limits)
         async with db.opened(config, Side.MONOLITH, "validate: watch") as watcher:
             verdict = await validation.compare(
@@ -113,13 +123,16 @@ async def _validate_still(
                 algorithm=algorithm,
                 max_differences=max_differences,
             )
-        number = await _record(service, run, verdict) if run is not None else None
+        number = None
+        if run is not None and standing is not None:
+            number = await _record(service, run, standing, verdict)
     return Validation(run.run if run else None, run.phase if run else Phase.NEW, verdict, number)
 
 
 async def _validate_aligned(
     config: Config,
     footing: Footing,
+    tally: Tally,
     reporter: Reporter,
     algorithm: Algorithm | None,
     max_differences: int,
@@ -129,7 +142,7 @@ async def _validate_aligned(
     repairs = _Repairs(footing.monolith, footing.line.logs, reporter)
     repaired = 0
     while True:
-        scanners = await _align(config, footing, reporter)
+        standing, scanners = await _align(config, footing, tally, reporter)
         verdict = await validation.compare(
             scanners,
             footing.monolith,
@@ -140,7 +153,7 @@ async def _validate_aligned(
             max_differences=max_differences,
             repair=repairs.add if is_repairing and not repaired else None,
         )
-        number = await _record(footing.service, footing.run, verdict)
+        number = await _record(footing.service, footing.run, standing, verdict)
         rows = sum(repairs.rows.values())
         if not rows or repaired:
             return Validation(
@@ -157,8 +170,13 @@ async def _validate_aligned(
         repaired = rows
 
 
-async def _align(config: Config, footing: Footing, reporter: Reporter) -> list[StreamSession]:
-    """Open a scanner on each side, both as of the snapshot of one round."""
+async def _align(
+    config: Config, footing: Footing, tally: Tally, reporter: Reporter
+) -> tuple[Standing, list[StreamSession]]:
+    """Open a scanner on each side, both as of the snapshot of one round.
+
+    Returned with it is what had made void before that snapshot: all that comes later counts.
+    """
     line, limits = footing.line, config.limits
     sources, targets = validation.tables_of(footing.maps)
     scanners: list[StreamSession] = []
@@ -170,12 +188,20 @@ async def _align(config: Config, footing: Footing, reporter: Reporter) -> list[S
     try:
         await line.target.fetch_one("rounds", "hold_turn")
         try:
-            await sync.run_whole(line, reporter, take_over)
+            while True:
+                standing = await ledger.read_standing(footing.service)
+                done = await sync.run_whole(line, tally, reporter, take_over)
+                if not done.is_timeline_new:
+                    break
+                # This very round has made void what is older than itself; the next one does not.
+                scanners.pop().terminate()
             names = [table.name for table in targets]
             scanners.append(await scanning.open_scanner(footing.service, names, limits))
-        finally:
+        except BaseException:
             with contextlib.suppress(Exception):  # it goes with the session, too
                 await line.target.fetch_one("rounds", "release_turn")
+            raise
+        await _release_turn(line)
         for session, tables in zip(
             (footing.monolith, footing.service), (sources, targets), strict=True
         ):
@@ -184,15 +210,52 @@ async def _align(config: Config, footing: Footing, reporter: Reporter) -> list[S
         for scanner in scanners:
             scanner.terminate()
         raise
-    return scanners
+    return standing, scanners
 
 
-async def _record(service: Session, run: Run, verdict: Verdict) -> int:
-    return await ledger.record_validation(
+async def _release_turn(line: Line) -> None:
+    """Let others run rounds again, and see that none could until now.
+
+    Raises:
+        ConnectionLost: The turn was lost, so a round may have come between the two snapshots.
+
+    """
+    row = await line.target.fetch_one("rounds", "release_turn")
+    if not row["was_held"]:
+        raise ConnectionLost(
+            f"The lock that keeps rounds out was lost on the {line.target.side}",
+            wanted="No round between the two snapshots that are compared",
+            todo="Run `ordermigrate validate` again; if this comes again, see that nothing between "
+            "here and the database releases the locks of a session",
+        )
+
+
+class _Overtaken(GaveWay):
+    """What was compared has changed in the meantime, in a way that no log tells."""
+
+
+async def _record(service: Session, run: Run, standing: Standing, verdict: Verdict) -> int:
+    """Record a verdict and return its number.
+
+    Raises:
+        Unavailable: Both sides were equal, but that proves nothing any more.
+
+    """
+    number = await ledger.record_validation(
         service,
         run.run,
+        standing,
         "equal" if verdict.is_equal else "different",
         verdict.algorithm,
         [describe_table(each) for each in verdict.tables],
         verdict.seconds,
     )
+    recorded = await ledger.read_last_validation(service, number)
+    if verdict.is_equal and recorded is not None and recorded.is_void:
+        raise _Overtaken(
+            f"Both sides were equal, but while they were compared this happened: "
+            f"{recorded.void_because}",
+            wanted="A comparison during which nothing happens that can change rows without a trace",
+            todo="Run `ordermigrate validate --checksums` again",
+        )
+    return number

@@ -33,6 +33,18 @@ class SideRow:
     intent: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one database is in the migration, and whether its server writes where it last did."""
+
+    run: str
+    epoch: int
+    is_hot: bool
+    round: int
+    is_timeline_known: bool
+    has_gone_back: bool
+
+
 async def read(session: Session) -> SideRow | None:
     """Return this database's row, or None where it takes part in no migration.
 
@@ -86,6 +98,15 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
             "migration's database",
         )
     return one, other
+
+
+async def find_place(session: Session, position: str | None = None) -> Place | None:
+    """Return where this database is, in one query, or None where its row is gone.
+
+    `has_gone_back` says that its server's log is shorter than `position`, which it has had.
+    """
+    row = await session.fetch_one("sides", "find_place", position)
+    return row and Place(*row)
 
 
 async def install(session: Session, run: str, *, is_hot: bool) -> str:

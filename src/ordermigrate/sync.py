@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ordermigrate import (
@@ -43,6 +43,12 @@ from ordermigrate.rounds import Line, Round
 IDLE_SECONDS = 0.2
 # Between two rounds under load, so that a few writes a second do not make a round each.
 BREATH_SECONDS = 0.02
+# How often the catalogs are read while nothing is written: with many partitions that costs a
+# server far more than a look at the logs.
+CATALOGS_SECONDS = 5.0
+# Temporary tables are vacuumed by nobody, and the oldest of a database says how far back it has to
+# remember transactions: those of a sync that lives for months are made anew every day.
+LINE_SECONDS = 86_400.0
 MAX_CHANGES = 250_000
 _MEND = "`ordermigrate prepare` mends it; then prove what was not captured with "
 _PROVE = "`ordermigrate validate --checksums --repair`"
@@ -79,8 +85,11 @@ async def follow(
     stop: asyncio.Event,
     reporter: Reporter,
     is_enough: Callable[[Tally], bool],
-) -> None:
+) -> bool:
     """Run rounds until `stop` is set or `is_enough` says so, always after a whole round.
+
+    Returns:
+        Whether that was so; else the line is old, and another is to be opened.
 
     Raises:
         StructureChanged: The tables have to be looked at again.
@@ -88,9 +97,16 @@ async def follow(
 
     """
     loop = asyncio.get_running_loop()
+    old_at = loop.time() + LINE_SECONDS
+    catalogs_due_at = loop.time()
     while True:
         begun = loop.time()
         if await is_quiet(line):
+            # Rounds look at the catalogs themselves. Where nobody writes, it is done now and then,
+            # and before anybody hears that all is well.
+            if begun >= catalogs_due_at or is_enough(replace(tally, is_caught_up=True)):
+                await require_known_catalogs(line)
+                catalogs_due_at = loop.time() + CATALOGS_SECONDS
             tally.is_caught_up = True
             reporter.report(Quiet())
             pause = IDLE_SECONDS
@@ -103,12 +119,14 @@ async def follow(
             pause = 0.0 if done.remaining else max(BREATH_SECONDS, loop.time() - begun)
         tally.alive_at = loop.time()
         if stop.is_set() or is_enough(tally):
-            return
+            return True
+        if loop.time() >= old_at:
+            return False
         if pause:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), min(pause, IDLE_SECONDS))
         if stop.is_set():
-            return
+            return True
 
 
 def report(done: Round, reporter: Reporter) -> None:
@@ -129,35 +147,67 @@ def report(done: Round, reporter: Reporter) -> None:
 
 
 async def is_quiet(line: Line) -> bool:
-    """Whether the source's logs are empty and the catalogs as they were: no round is needed.
+    """Whether no round is needed: the logs are empty, and both sides are where they should be.
 
-    Raises:
-        StructureChanged: The catalog says something else.
-
+    Where a side is not, the round that is run then says so, or takes it in.
     """
     waiting = await change_logs.measure(line.control, list(line.logs.values()))
-    if any(each.changes for each in waiting):
-        return False
+    return not any(each.changes for each in waiting) and await _is_in_place(line)
+
+
+async def require_known_catalogs(line: Line) -> None:
+    """See that both sides' tables are what they were when the line was opened.
+
+    Raises:
+        StructureChanged: A catalog says something else.
+
+    """
     for session in (line.control, line.book):
         if (
             await rounds.read_version(session, line.oids[session.side])
             != line.versions[session.side]
         ):
             raise rounds.StructureChanged(session.side)
-    return True
+
+
+async def _is_in_place(line: Line) -> bool:
+    """Whether both sides have taken the same rounds, on servers that did not go back or fail over.
+
+    Their rows are looked at one after the other: a round of somebody else's may come in between,
+    and then one of ours that finds nothing does no harm.
+    """
+    source = await sides.find_place(line.control, line.last_position)
+    target = await sides.find_place(line.book)
+    return (
+        source is not None
+        and target is not None
+        and (source.run, source.epoch, source.is_hot) == (line.run, line.epoch, True)
+        and (target.run, target.epoch, target.is_hot) == (line.run, line.epoch, False)
+        and source.round in {target.round, target.round - 1}
+        and source.is_timeline_known
+        and target.is_timeline_known
+        and not source.has_gone_back
+    )
 
 
 async def run_whole(
-    line: Line, reporter: Reporter, before_commit: Callable[[str], Awaitable[None]] | None = None
+    line: Line,
+    tally: Tally,
+    reporter: Reporter,
+    before_commit: Callable[[str], Awaitable[None]] | None = None,
 ) -> Round:
-    """Run rounds until little is left, then one over all that is waiting."""
-    while True:
+    """Run rounds until little is left, then one over all that is waiting.
+
+    After a part has collided there is that one only, however much is waiting.
+    """
+    while not tally.takes_all:
         waiting = await change_logs.measure(line.control, list(line.logs.values()))
         if sum(each.changes for each in waiting) <= MAX_CHANGES:
-            done = await rounds.run_round(line, before_commit=before_commit)
-            report(done, reporter)
-            return done
+            break
         report(await rounds.run_round(line, max_changes=MAX_CHANGES), reporter)
+    done = await rounds.run_round(line, before_commit=before_commit)
+    report(done, reporter)
+    return done
 
 
 @dataclass(frozen=True, slots=True)

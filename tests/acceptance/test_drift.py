@@ -649,6 +649,50 @@ def test_a_side_that_has_gone_back_in_time_is_refused(
     require_end(pair)
 
 
+@pytest.mark.parametrize(
+    ("side", "statement"),
+    [
+        ("monolith", "UPDATE ordermigrate.side SET round = round - 2"),
+        ("service", "UPDATE ordermigrate.side SET round = round - 1"),
+        ("service", "UPDATE ordermigrate.round SET source_position = 'FFFF/0'"),
+    ],
+    ids=["monolith", "service", "position"],
+)
+def test_a_side_that_has_gone_back_is_refused_while_nothing_waits(
+    pair: Pair, side: Side, statement: str
+) -> None:
+    for number in range(2):
+        pair.on_monolith(f"UPDATE public.thing SET number = {number} WHERE id = 1")
+        catch_up(pair)
+    on(pair, side, statement)
+    assert show_status(pair)["backlog"] == 0
+    refuse_sync(pair, "has gone back in time", "--adopt")
+
+
+def test_a_quiet_sync_refuses_a_side_that_goes_back(pair: Pair, start_cli: StartCli) -> None:
+    with syncing(pair, start_cli) as running:
+        running.wait_for_event("quiet")
+        pair.on_service("UPDATE ordermigrate.side SET round = round + 2")
+        require_stopped(running, ["has gone back in time"])
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_failover_while_nothing_waits_costs_the_proof_at_once(
+    pair: Pair, side: Side, start_cli: StartCli
+) -> None:
+    with syncing(pair, start_cli) as running:
+        running.wait_for_event("quiet")
+        on(pair, side, "UPDATE ordermigrate.side SET timeline = timeline + 1")
+        running.wait_for_event("validation_voided")
+        # Known from now on: no round after the one that took it in.
+        known = [each["event"] for each in running.events]
+        running.wait_for_event("quiet", known.count("quiet") + 2)
+        assert "round_begun" not in [each["event"] for each in running.events[len(known) :]]
+        end_sync(running)
+    assert "timeline" in (find_void(pair) or "")
+    require_end(pair)
+
+
 @pytest.mark.parametrize("what", ["its round", "its position"])
 def test_sync_goes_on_from_a_side_that_has_gone_back_in_time_when_told_to(
     pair: Pair, what: str

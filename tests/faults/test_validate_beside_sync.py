@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from tests.faults.fix_copying import names
 from tests.faults.fix_syncing import Syncing, await_progress, stop_sync, told
 from tests.fix_family import KINDS, TRUNCATE
+from tests.fix_faults import FaultProxy
 from tests.fix_orders import CliResult, RunningCli, execute_behind_fence
 from tests.fix_postgres import SIDES, Side
 
@@ -144,3 +146,88 @@ def test_a_validation_without_any_sync_takes_its_own_round(syncing: Syncing) -> 
         require_equal(done)
         assert names(done).count("round_applied") >= 1
         syncing.settle(traffic)
+
+
+# ------------------------------------------------------------- what happens in the middle of it
+
+UNLOGGED = """
+ALTER TABLE public.orders DISABLE TRIGGER ordermigrate_capture_row;
+UPDATE public.orders SET price = price + 1 WHERE user_id = 900001;
+ALTER TABLE public.orders ENABLE ALWAYS TRIGGER ordermigrate_capture_row
+"""
+# What a validation's scan says to the service, when both snapshots have been taken.
+SCAN = b"GROUP BY counted.status"
+IN_ORDER = "SELECT verdict FROM ordermigrate.validation ORDER BY validation_id"
+
+
+def hold_scan(syncing: Syncing) -> tuple[RunningCli, FaultProxy]:
+    """Start a validation, and return when it waits in its scan for as long as the proxy stalls."""
+    syncing.configure(stall_timeout_seconds=60.0)
+    proxy, is_held = syncing.proxies["service"], threading.Event()
+
+    def hold() -> None:
+        proxy.stall()
+        is_held.set()
+
+    proxy.when_seen(SCAN, hold)
+    running = validate(syncing)
+    assert is_held.wait(60)
+    return running, proxy
+
+
+def test_what_happens_while_a_validation_compares_makes_it_void(
+    syncing: Syncing, make_proxy: Callable[[str], FaultProxy]
+) -> None:
+    add_quiet_orders(syncing)
+    syncing.catch_up()
+    running, held = hold_scan(syncing)
+    syncing.proxies = {side: make_proxy(syncing.dsn(side)) for side in SIDES}
+    syncing.configure()
+    syncing.on("monolith", UNLOGGED)
+    syncing.catch_up()
+    held.heal()
+    # Its snapshots were equal, and that is on record; but it is void, so it looks once more.
+    done = running.finish()
+    assert "capture_row" in running.wait_for_event("sync_waits")["reason"]
+    assert done.exit_code == 4, told(done) + done.stdout
+    assert syncing.on("service", IN_ORDER) == [("equal",), ("different",)]
+
+
+def test_a_round_between_the_two_snapshots_is_no_difference(
+    syncing: Syncing, make_proxy: Callable[[str], FaultProxy]
+) -> None:
+    """The turn is lost after the round; what another round then brings is not compared."""
+    add_quiet_orders(syncing)
+    syncing.catch_up()
+    syncing.configure(stall_timeout_seconds=60.0)
+    proxy, is_held = syncing.proxies["service"], threading.Event()
+
+    def hold() -> None:
+        proxy.stall()
+        is_held.set()
+
+    # The scanner on the service is about to open: the round is over, its snapshot still to come.
+    proxy.when_seen(b"ordermigrate validate: scan", hold)
+    running = validate(syncing)
+    assert is_held.wait(60)
+    assert syncing.end_backends("service") == 1
+    syncing.proxies = {side: make_proxy(syncing.dsn(side)) for side in SIDES}
+    syncing.configure()
+    syncing.on("monolith", "UPDATE public.orders SET price = price + 1 WHERE user_id = 900001")
+    syncing.catch_up()
+    proxy.heal()
+    require_equal(running.finish())
+    running.wait_for_event("sync_waits")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_validation_after_a_failover_is_not_void_by_its_own_round(
+    syncing: Syncing, side: Side
+) -> None:
+    syncing.catch_up()
+    require_equal(validate(syncing).finish())
+    syncing.on(side, "UPDATE ordermigrate.side SET timeline = timeline + 1")
+    require_equal(validate(syncing).finish())
+    assert syncing.on("service", IN_ORDER) == [("equal",)] * 2
+    last = json.loads(syncing.run("status", "--json"))["last_validation"]
+    assert not last["is_void"], last

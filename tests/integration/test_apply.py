@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from ordermigrate import following, rounds
+from ordermigrate import following, rounds, sync
 from ordermigrate.following import Footing
 from ordermigrate.rounds import PartCollides
 from tests.fix_orders import identical
@@ -904,17 +904,22 @@ def test_marks_are_taken_before_any_part_of_the_keys(make_pair: MakePair) -> Non
     assert pair.compare()
 
 
-def test_a_swap_split_over_two_parts_collides_and_the_whole_round_works(
-    make_pair: MakePair,
-) -> None:
+def make_collision(make_pair: MakePair) -> Pair:
+    """Have two rows swap a unique value, with their keys far from each other in the log."""
     pair = made(make_pair, Shape(WIDE + "ALTER TABLE public.thing ADD UNIQUE (slot)", ()))
     pair.on_monolith("UPDATE public.thing SET slot = -1 WHERE id = 1")
     pair.on_monolith("UPDATE public.thing SET slot = 1 WHERE id = 2")
     pair.on_monolith("UPDATE public.thing SET slot = 2 WHERE id = 1")
-    # The same keys, far from each other.
     pair.on_monolith("TRUNCATE ordermigrate.change_log_1")
     for keys in ("2", "generate_series(100, 4000)", "1"):
         pair.on_monolith(f"INSERT INTO ordermigrate.change_log_1 (k1) SELECT {keys}")
+    return pair
+
+
+def test_a_swap_split_over_two_parts_collides_and_the_whole_round_works(
+    make_pair: MakePair,
+) -> None:
+    pair = make_collision(make_pair)
     before = pair.on_service("SELECT * FROM public.thing ORDER BY id")
 
     async def take_part(footing: Footing) -> None:
@@ -927,4 +932,13 @@ def test_a_swap_split_over_two_parts_collides_and_the_whole_round_works(
     in_line(pair, take_part)
     assert pair.on_service("SELECT * FROM public.thing ORDER BY id") == before
     in_line(pair, take_all)
+    assert pair.compare()
+
+
+def test_a_validation_takes_all_at_once_after_a_part_has_collided(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = make_collision(make_pair)
+    monkeypatch.setattr(sync, "MAX_CHANGES", 100)
+    pair.validate()
     assert pair.compare()

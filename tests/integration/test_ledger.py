@@ -423,8 +423,9 @@ async def test_a_validation_is_kept_with_its_differences_and_void_once_the_phase
         "columns": {"v": {"source": "it's", "target": None}},
     }
     tables = [{"name": NAME, "rows": 5, "differences": [difference]}]
+    standing = await ledger.read_standing(book.session)
     number = await ledger.record_validation(
-        book.session, RUN, "different", "md5", tables, seconds=1.5
+        book.session, RUN, standing, "different", "md5", tables, seconds=1.5
     )
     last = await ledger.read_last_validation(book.session)
     assert last is not None
@@ -446,7 +447,8 @@ async def test_a_validation_is_kept_with_its_differences_and_void_once_the_phase
 
 async def test_a_validation_is_void_for_the_first_reason_given_and_only_it(book: Book) -> None:
     async def validate() -> ledger.LastValidation:
-        await ledger.record_validation(book.session, RUN, "equal", "md5", [], seconds=1.0)
+        standing = await ledger.read_standing(book.session)
+        await ledger.record_validation(book.session, RUN, standing, "equal", "md5", [], seconds=1.0)
         last = await ledger.read_last_validation(book.session)
         assert last is not None
         return last
@@ -458,6 +460,21 @@ async def test_a_validation_is_void_for_the_first_reason_given_and_only_it(book:
     assert last is not None
     assert (last.is_void, last.void_because) == (True, "a part was detached")
     assert not (await validate()).is_void
+
+
+@pytest.mark.parametrize("reason", ["the fence was down", "the phase has changed since"])
+async def test_a_validation_is_void_for_what_happened_while_it_was_at_work(
+    book: Book, reason: str
+) -> None:
+    standing = await ledger.read_standing(book.session)
+    if "phase" in reason:
+        await ledger.change_phase(book.session, await read_run(book), Phase.COPYING, "copy")
+    else:
+        await ledger.void_validations(book.session, reason)
+    await ledger.record_validation(book.session, RUN, standing, "equal", "md5", [], seconds=1.0)
+    last = await ledger.read_last_validation(book.session)
+    assert last is not None
+    assert last.void_because == reason
 
 
 # ------------------------------------------------------------------------- rounds, structures

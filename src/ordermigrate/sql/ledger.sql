@@ -73,8 +73,18 @@ CREATE TABLE IF NOT EXISTS ordermigrate.recorded_object (
     PRIMARY KEY (table_name, kind, object_name)
 );
 
+-- name: create_voiding
+-- What has made everything void that was proved before. Nothing is ever taken out, so that a
+-- validation whose scan was still at work then is void, too, once it is recorded.
+CREATE TABLE IF NOT EXISTS ordermigrate.voiding (
+    voiding_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reason text NOT NULL,
+    voided_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- name: create_validation
--- What a validation found, table by table.
+-- What a validation found, table by table, and which voidings and changes of phase there had been
+-- before it looked: any later one makes it void.
 CREATE TABLE IF NOT EXISTS ordermigrate.validation (
     validation_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run uuid NOT NULL REFERENCES ordermigrate.run,
@@ -84,7 +94,8 @@ CREATE TABLE IF NOT EXISTS ordermigrate.validation (
     seconds double precision NOT NULL,
     validated_by text NOT NULL DEFAULT session_user,
     finished_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    void_because text
+    voidings_before bigint NOT NULL,
+    phase_changes_before bigint NOT NULL
 );
 
 -- name: create_validation_difference
@@ -374,11 +385,21 @@ SET state = 'restored', changed_at = clock_timestamp()
 WHERE o.table_name = $1::text AND o.kind = $2::text AND o.object_name = $3::text AND o.state = 'off'
 RETURNING o.object_name;
 
+-- name: read_standing
+-- How far the voidings and the changes of phase have come. One that commits later with a smaller
+-- number was found before this moment, in what a comparison that begins now sees for itself.
+SELECT
+    (SELECT coalesce(max(v.voiding_id), 0) FROM ordermigrate.voiding AS v) AS voidings,
+    (SELECT coalesce(max(p.phase_change_id), 0) FROM ordermigrate.phase_change AS p) AS phase_changes;
+
 -- name: insert_validation
 -- Record a validation.
--- $1: run, $2: verdict, $3: algorithm or null, $4: tables, $5: seconds.
-INSERT INTO ordermigrate.validation (run, verdict, algorithm, tables, seconds)
-VALUES ($1::uuid, $2::text, $3::text, $4::jsonb, $5::float8)
+-- $1: run, $2: verdict, $3: algorithm or null, $4: tables, $5: seconds, $6: the last voiding and
+-- $7: the last change of phase before it looked.
+INSERT INTO ordermigrate.validation (
+    run, verdict, algorithm, tables, seconds, voidings_before, phase_changes_before
+)
+VALUES ($1::uuid, $2::text, $3::text, $4::jsonb, $5::float8, $6::bigint, $7::bigint)
 RETURNING validation_id;
 
 -- name: insert_differences
@@ -393,8 +414,9 @@ SELECT
     d.column_values::jsonb
 FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS d (table_name, row_key, kind, column_values);
 
--- name: read_last_validation
--- The newest validation, and whether anything was copied after it.
+-- name: read_validation
+-- A validation, and what has made it void since it looked, if anything has.
+-- $1: its number, or null for the newest.
 SELECT
     v.verdict,
     v.algorithm,
@@ -403,22 +425,30 @@ SELECT
     v.tables,
     extract(epoch FROM clock_timestamp() - v.finished_at)::float8 AS age_seconds,
     coalesce(
-        v.void_because,
+        (
+            SELECT voiding.reason
+            FROM ordermigrate.voiding AS voiding
+            WHERE voiding.voiding_id > v.voidings_before
+            ORDER BY voiding.voiding_id
+            LIMIT 1
+        ),
         CASE
-            WHEN EXISTS (SELECT FROM ordermigrate.phase_change AS p WHERE p.changed_at > v.finished_at)
+            WHEN
+                EXISTS (
+                    SELECT FROM ordermigrate.phase_change AS p WHERE p.phase_change_id > v.phase_changes_before
+                )
                 THEN 'the phase has changed since'
         END
     ) AS void_because
 FROM ordermigrate.validation AS v
+WHERE $1::bigint IS NULL OR v.validation_id = $1::bigint
 ORDER BY v.validation_id DESC
 LIMIT 1;
 
 -- name: void_validations
--- What was proved before does not count any more.
+-- What was proved before does not count any more, nor what is being proved.
 -- $1: why.
-UPDATE ordermigrate.validation AS v
-SET void_because = $1::text
-WHERE v.void_because IS NULL;
+INSERT INTO ordermigrate.voiding (reason) VALUES ($1::text);
 
 -- name: hold_phase
 -- Keep the run in a phase for the rest of the transaction; no row if it has left it.

@@ -8,8 +8,8 @@ SELECT pg_advisory_xact_lock(hashtextextended('ordermigrate apply', 0));
 SELECT pg_advisory_lock(hashtextextended('ordermigrate apply', 0));
 
 -- name: release_turn
--- Let it go.
-SELECT pg_advisory_unlock(hashtextextended('ordermigrate apply', 0));
+-- Let it go, and say whether it was ours until now.
+SELECT pg_advisory_unlock(hashtextextended('ordermigrate apply', 0)) AS was_held;
 
 -- name: look
 -- The first look of a round at the source, which takes the snapshot: which round its side row is at,

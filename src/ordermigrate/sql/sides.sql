@@ -38,6 +38,21 @@ SELECT
     s.intent
 FROM ordermigrate.side AS s;
 
+-- name: find_place
+-- Where this database is in the migration, and whether its server writes where it last did: on the
+-- timeline that is known, if one is, and with a log no shorter than it was.
+-- $1: a position that the log has had, or null.
+SELECT
+    s.run::text AS run,
+    s.epoch,
+    s.is_hot,
+    s.round,
+    coalesce(
+        s.timeline = ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint, true
+    ) AS is_timeline_known,
+    coalesce(pg_current_wal_insert_lsn() < $1::text::pg_lsn, false) AS has_gone_back
+FROM ordermigrate.side AS s;
+
 -- name: insert_side
 -- Make this database a side of a migration; a row that is there stays.
 -- $1: monolith or service, $2: the run's id, $3: whether it accepts writes, $4: the fence's pass.
