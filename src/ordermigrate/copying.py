@@ -132,9 +132,12 @@ async def _require_same_source(monolith: Session, service: Session, maps: list[T
 
 async def _close(service: Session, maps: list[TableMap], run: Run) -> Run:
     """Put up the whole fence, remember what both sides are, and leave the phase; all or nothing."""
-    first = await ledger.read_first_attempt(service)
+    first, last = (
+        await ledger.read_first_attempt(service),
+        await ledger.read_last_structure(service),
+    )
     row = await sides.read(service)
-    if first is None or row is None:
+    if first is None or last is None or row is None:
         message = "a copy without an attempt or a side"
         raise AssertionError(message)
     async with service.transaction():
@@ -144,8 +147,10 @@ async def _close(service: Session, maps: list[TableMap], run: Run) -> Run:
         await fence.install(service, tables, triggers, row.pass_word, has_rows=True)
         triggers = await catalog.read_own_triggers(service)
         # As the source was when the first snapshot was taken: what has come since is still to be
-        # found out by the first round.
-        await ledger.note_structure(service, Side.MONOLITH, first.fingerprint)
+        # found out by the first round, and so is whether it has gone again.
+        await ledger.note_structure(
+            service, Side.MONOLITH, fingerprints.add_later_parts(first.fingerprint, last)
+        )
         await ledger.note_structure(
             service, Side.SERVICE, fingerprints.describe_side(tables, triggers)
         )

@@ -57,6 +57,38 @@ def describe_side(tables: Iterable[Table], triggers: Iterable[OwnTrigger]) -> di
     }
 
 
+def add_later_parts(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """Return the first attempt's description, with the parts that only the last one has.
+
+    Rows came from them, but what they held when they were attached is in no log. So they stand
+    apart: such a part is told as gone where it is not there any more, and as added where it is.
+    """
+    later = {
+        name: {
+            leaf: described
+            for leaf, described in last["tables"][name]["leaves"].items()
+            if leaf not in first["tables"][name]["leaves"]
+        }
+        for name in first["tables"].keys() & last["tables"].keys()
+    }
+    parts = {leaf for leaves in later.values() for leaf in leaves}
+    return {
+        **first,
+        "tables": {
+            name: {**table, "later_leaves": later.get(name, {})}
+            for name, table in first["tables"].items()
+        },
+        "triggers": {
+            **first["triggers"],
+            **{
+                name: trigger
+                for name, trigger in last["triggers"].items()
+                if name.partition(" on ")[2] in parts
+            },
+        },
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What differs between two descriptions of one side, in sentences but for the parts."""
@@ -78,14 +110,15 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     gone: list[tuple[str, str]] = []
     for name in sorted(before["tables"].keys() & after["tables"].keys()):
         old, new = (each["tables"][name]["leaves"] for each in (before, after))
+        brought = {**before["tables"][name].get("later_leaves", {}), **old}
         again = _attached_again(
-            before["triggers"], after["triggers"], name, old.keys() & new.keys()
+            before["triggers"], after["triggers"], name, brought.keys() & new.keys()
         )
         # A plain table is its own only part; that it was made anew is told as drift.
         gone.extend(
             (name, leaf)
-            for leaf in sorted(old)
-            if leaf != name and (new.get(leaf) != old[leaf] or leaf in again)
+            for leaf in sorted(brought)
+            if leaf != name and (new.get(leaf) != brought[leaf] or leaf in again)
         )
         added.extend(
             (name, leaf)
