@@ -126,6 +126,8 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
             if leaf != name and (new[leaf] != old.get(leaf) or leaf in again)
         )
     moved = {leaf for _, leaf in (*added, *gone)}
+    # A part that is none any more keeps triggers of ours for a while, or for good.
+    watched = (_watched(before) | _watched(after)) - moved
     return Changes(
         tuple(explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"]))),
         tuple(added),
@@ -139,9 +141,16 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
             _explain_trigger(name, before["triggers"].get(name), after["triggers"].get(name))
             for name in sorted(before["triggers"].keys() | after["triggers"].keys())
             if before["triggers"].get(name) != after["triggers"].get(name)
-            and name.partition(" on ")[2] not in moved
+            and name.partition(" on ")[2] in watched
         ),
     )
+
+
+def _watched(side: dict[str, Any]) -> set[str]:
+    return {
+        *side["tables"],
+        *(leaf for table in side["tables"].values() for leaf in table["leaves"]),
+    }
 
 
 def _attached_again(

@@ -430,6 +430,46 @@ def test_a_partition_that_is_attached_detached_or_truncated_is_followed(
     require_end(parted)
 
 
+def detach_partly(pair: Pair) -> None:
+    """Begin to detach a partition of the monolith, and be cut off while a reader is waited for."""
+    with psycopg.connect(pair.monolith) as reader:
+        reader.execute("SELECT count(*) FROM public.thing")
+        with psycopg.connect(pair.monolith, autocommit=True) as administrator:
+            administrator.execute("SET statement_timeout = '500ms'")
+            detach = b"ALTER TABLE public.thing DETACH PARTITION public.high CONCURRENTLY"
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                administrator.execute(detach)
+    pending = "SELECT count(*) FROM pg_catalog.pg_inherits WHERE inhdetachpending"
+    assert pair.on_monolith(pending) == [(1,)]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_partition_whose_detachment_is_pending_is_gone(
+    parted: Pair, start_cli: StartCli, *, is_running: bool
+) -> None:
+    """No SELECT from the table returns its rows any more, whether it is ever finished or not."""
+    if is_running:
+        with syncing(parted, start_cli) as running:
+            detach_partly(parted)
+            wait_until_equal(parted)
+            end_sync(running)
+    else:
+        detach_partly(parted)
+        catch_up(parted)
+    assert parted.on_service("SELECT count(*) FROM public.thing") == [(99,)]
+    assert find_void(parted) == "public.high was detached from public.thing"
+    # It is captured still, and what is written there is not the table's.
+    parted.on_monolith(f"{WRITE.replace('thing', 'high')}; INSERT INTO public.low VALUES (0, 'x')")
+    assert show_status(parted)["backlog"] == 21
+    catch_up(parted)
+    parted.validate()
+    assert parted.on_service("SELECT count(*) FROM public.thing") == [(100,)]
+    parted.on_monolith("ALTER TABLE public.thing DETACH PARTITION public.high FINALIZE")
+    catch_up(parted)
+    assert find_void(parted) is None
+    require_end(parted)
+
+
 def wait_until_equal(pair: Pair) -> None:
     deadline = time.monotonic() + 20
     while not (found := pair.compare()):

@@ -193,3 +193,13 @@ def test_a_trigger_of_ours_that_was_off_for_a_moment_is_told(
 def test_a_trigger_that_was_added_is_told() -> None:
     changes = compare(lambda it: it["triggers"].update({f"more on {ORDERS}": [1, "1", "A"]}))
     assert changes.triggers == (f"trigger more on {ORDERS} was added",)
+
+
+@pytest.mark.parametrize("now", [None, [907, "9", "D"]])
+def test_a_trigger_on_what_is_no_part_any_more_is_not_told(now: list[Any] | None) -> None:
+    before = side()
+    before["triggers"][f"{ROW} on public.detached"] = [907, "7", "A"]
+    after = side()
+    if now is not None:
+        after["triggers"][f"{ROW} on public.detached"] = now
+    assert fingerprints.compare_sides(before, after) == NOTHING

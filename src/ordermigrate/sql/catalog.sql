@@ -215,7 +215,7 @@ WITH RECURSIVE tree (root, oid) AS (
         t.root,
         h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
 )
 
 SELECT
@@ -273,7 +273,8 @@ ORDER BY 1, 2;
 
 -- name: read_leaves
 -- The given tables and all that inherits from them, with their files. A partitioned table has no
--- file of its own and is left out; a foreign table is listed, to be refused.
+-- file of its own and is left out; a foreign table is listed, to be refused. A part whose DETACH
+-- CONCURRENTLY is pending has gone already: no SELECT from the table returns its rows.
 -- $1: table oids.
 WITH RECURSIVE tree (root, oid) AS (
     SELECT
@@ -285,7 +286,7 @@ WITH RECURSIVE tree (root, oid) AS (
         t.root,
         h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
     INNER JOIN pg_catalog.pg_class AS child ON child.oid = h.inhrelid AND child.relkind <> 'I'
 )
 
@@ -346,7 +347,7 @@ WITH RECURSIVE tree (oid) AS (
     UNION
     SELECT h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
 ),
 
 facts (fact) AS (
