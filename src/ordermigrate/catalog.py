@@ -212,6 +212,7 @@ def _column(row: Any) -> Column:  # noqa: ANN401  a row of read_columns
         row.identity,
         row.generated,
         row.collation,
+        tuple(sorted(row.labels.items())),
     )
 
 

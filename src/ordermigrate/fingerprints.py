@@ -29,6 +29,7 @@ def describe_structure(table: Table) -> dict[str, Any]:
             ]
             for column in table.columns
         },
+        "labels": {column.name: dict(column.labels) for column in table.columns if column.labels},
         "keys": {
             index.name: [index.is_primary, list(index.columns)]
             for index in table.indexes
@@ -214,6 +215,7 @@ def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ]
         for section, label in describe:
             said.extend(_explain_section(old[section], new[section], label))
+        said.extend(_explain_labels(name, old, new))
         if old["row_security"] != new["row_security"]:
             said.append(f"row level security of {name} was switched")
     return said
@@ -237,6 +239,22 @@ def _explain_section(
             is_anew = label(key).startswith("column ") and old[key][0] != new[key][0]
             said = " (its place: it was dropped and added again)" if is_anew else ""
             yield f"{label(key)} changed from {was} to {now}{said}"
+
+
+def _explain_labels(table: str, old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+    """Tell of labels that rows may have had and that are others now; one more changes no row.
+
+    What was noted before labels were is not known to have had others.
+    """
+    before, after = old.get("labels", {}), new.get("labels", {})
+    for column in sorted(before.keys() & after.keys()):
+        was, now = before[column], after[column]
+        for oid, label in was.items():
+            said = f"label {label} of column {column} of {table}"
+            if now.get(oid, label) != label:
+                yield f"{said} was renamed to {now[oid]}"
+            elif oid not in now and label not in now.values():
+                yield f"{said} was removed"
 
 
 def _say(value: object) -> str:

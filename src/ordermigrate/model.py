@@ -100,7 +100,8 @@ class Column:
     `type_name` is PostgreSQL's own spelling with modifiers (`numeric(18,8)`); `base_type` is that
     of the type below any domain, and without modifiers. `is_builtin` says that the column's own
     type has the same OID in every database; `is_binary_safe`, that the binary form of a value
-    means the same in another database.
+    means the same in another database. `labels` are those of the enums inside the type, each with
+    its OID, which it keeps when it is renamed.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Column:
     identity: str
     generated: str
     collation: str | None
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

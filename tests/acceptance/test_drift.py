@@ -159,6 +159,65 @@ def test_a_column_that_was_dropped_and_added_again_is_not_the_same(pair: Pair, s
     require_end(pair)
 
 
+MOOD = (
+    "CREATE TYPE public.mood AS ENUM ('good', 'bad');"
+    "CREATE TABLE public.thing (id integer PRIMARY KEY, word text, mood public.mood);"
+)
+MOODS = f"{MOOD} INSERT INTO public.thing SELECT n, 'w', 'good' FROM generate_series(1, 50) n"
+RENAME = "ALTER TYPE public.mood RENAME VALUE 'good' TO 'fine'"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_renamed_label_of_an_enum_stops_sync_and_can_be_renamed_on_the_service_too(
+    make_pair: MakePair, start_cli: StartCli, *, is_running: bool
+) -> None:
+    """Every row that has it means something else now, and no row was written."""
+    pair = bring_up(make_pair(MOODS, MOOD))
+    says = "label good of column mood of public.thing was renamed to fine"
+    if is_running:
+        with syncing(pair, start_cli) as running:
+            pair.on_monolith(RENAME)
+            require_stopped(running, [f"The monolith's tables have changed: {says}", "--adopt"])
+    else:
+        pair.on_monolith(RENAME)
+    pair.on_monolith(WRITE)
+    refuse_sync(pair, f"The monolith's tables have changed: {says}", "--adopt")
+    assert show_status(pair)["backlog"] == 10
+    pair.on_service(RENAME)
+    catch_up(pair, "--adopt")
+    assert find_void(pair) == says
+    succeed(pair, "validate", "--checksums", "--repair")
+    require_end(pair)
+
+
+def test_a_label_renamed_on_the_service_alone_voids_what_was_proved(make_pair: MakePair) -> None:
+    pair = bring_up(make_pair(MOODS, MOOD))
+    pair.on_service(RENAME)
+    catch_up(pair)
+    assert find_void(pair) == "label good of column mood of public.thing was renamed to fine"
+    assert pair.run("validate", "--checksums").exit_code == 4
+    pair.on_service("ALTER TYPE public.mood RENAME VALUE 'fine' TO 'good'")
+    require_end(pair)
+
+
+def test_a_label_that_the_service_lacks_is_named_and_can_be_added(
+    make_pair: MakePair, start_cli: StartCli
+) -> None:
+    pair = bring_up(make_pair(MOODS, MOOD))
+    add = "ALTER TYPE public.mood ADD VALUE 'fair'"
+    with syncing(pair, start_cli) as running:
+        pair.on_monolith(add)
+        pair.on_monolith(WRITE)
+        running.wait_for_event("round_applied")
+        end_sync(running)
+    assert find_void(pair) is None
+    pair.on_monolith("UPDATE public.thing SET mood = 'fair' WHERE id = 7")
+    refuse_sync(pair, 'invalid input value for enum public.mood: "fair"')
+    assert show_status(pair)["backlog"] == 1
+    pair.on_service(add)
+    require_end(pair)
+
+
 def test_a_change_of_the_schema_ends_a_running_sync_and_nothing_is_lost(
     pair: Pair, start_cli: StartCli
 ) -> None:

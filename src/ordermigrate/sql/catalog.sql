@@ -44,7 +44,8 @@ LIMIT 1000;
 -- name: read_columns
 -- Columns of the given tables. Below a domain lies the type that decides how a value travels;
 -- a type that carries OIDs in its binary form (reg*, composites, arrays of user types) does not
--- travel in binary.
+-- travel in binary. The labels are those of all enums inside a column's type: below domains, in
+-- arrays, ranges and composites.
 -- $1: table oids.
 WITH RECURSIVE below (top, oid) AS (
     SELECT DISTINCT
@@ -59,6 +60,30 @@ WITH RECURSIVE below (top, oid) AS (
     FROM below AS b
     INNER JOIN pg_catalog.pg_type AS t ON t.oid = b.oid
     WHERE t.typtype = 'd'
+),
+
+within (top, oid) AS (
+    SELECT DISTINCT
+        a.atttypid,
+        a.atttypid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT
+        w.top,
+        inside.oid
+    FROM within AS w
+    INNER JOIN pg_catalog.pg_type AS t ON t.oid = w.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype
+        UNION ALL
+        SELECT t.typelem
+        UNION ALL
+        SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_catalog.pg_attribute AS f WHERE f.attrelid = t.typrelid AND f.attnum > 0
+    ) AS inside (oid)
+    WHERE inside.oid <> 0
 )
 
 SELECT
@@ -84,7 +109,13 @@ SELECT
     a.attnotnull OR top_type.typnotnull AS is_not_null,
     a.attidentity::text AS identity,
     a.attgenerated::text AS generated,
-    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation
+    CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation,
+    (
+        SELECT coalesce(jsonb_object_agg(e.oid::text, e.enumlabel), jsonb_build_object())
+        FROM within AS w
+        INNER JOIN pg_catalog.pg_enum AS e ON e.enumtypid = w.oid
+        WHERE w.top = a.atttypid
+    ) AS labels
 FROM pg_catalog.pg_attribute AS a
 INNER JOIN below AS b ON b.top = a.atttypid
 INNER JOIN pg_catalog.pg_type AS base ON base.oid = b.oid AND base.typtype <> 'd'
@@ -339,7 +370,7 @@ ORDER BY n.nspname, c.relname, t.tgname;
 
 -- name: read_version
 -- A number that is another one after any change of the tables' definitions, files, parts, indexes,
--- triggers or subscriptions; it may change for less.
+-- triggers, subscriptions or enums; it may change for less.
 -- $1: the tables' oids.
 WITH RECURSIVE tree (oid) AS (
     SELECT listed.oid
@@ -348,6 +379,26 @@ WITH RECURSIVE tree (oid) AS (
     SELECT h.inhrelid
     FROM tree AS t
     INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
+),
+
+within (oid) AS (
+    SELECT a.atttypid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT inside.oid
+    FROM within AS w
+    INNER JOIN pg_catalog.pg_type AS t ON t.oid = w.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype
+        UNION ALL
+        SELECT t.typelem
+        UNION ALL
+        SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_catalog.pg_attribute AS f WHERE f.attrelid = t.typrelid AND f.attnum > 0
+    ) AS inside (oid)
+    WHERE inside.oid <> 0
 ),
 
 facts (fact) AS (
@@ -371,6 +422,10 @@ facts (fact) AS (
     SELECT concat_ws(' ', 'subscription', r.srsubid, r.srrelid)
     FROM tree
     INNER JOIN pg_catalog.pg_subscription_rel AS r ON r.srrelid = tree.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'label', e.oid, e.xmin)
+    FROM within
+    INNER JOIN pg_catalog.pg_enum AS e ON e.enumtypid = within.oid
 )
 
 SELECT hashtextextended(string_agg(facts.fact, ',' ORDER BY facts.fact), 0)::text AS version
