@@ -216,6 +216,7 @@ class Leaf:
     blocks: int
     bound: str | None
     access_method: str
+    is_unlogged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +228,6 @@ class Table:
     kind: str
     owner: str
     has_row_security: bool
-    is_unlogged: bool
     rows_estimate: int
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...]

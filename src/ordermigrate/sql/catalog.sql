@@ -7,7 +7,6 @@ SELECT
     c.oid::bigint AS oid,
     c.relkind::text AS kind,
     pg_get_userbyid(c.relowner) AS owner,
-    c.relpersistence = 'u' AS is_unlogged,
     c.relrowsecurity AS has_row_security,
     greatest(c.reltuples, 0)::bigint AS rows_estimate,
     coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS can_enter,
@@ -335,6 +334,7 @@ SELECT
     END AS blocks,
     pg_get_expr(c.relpartbound, c.oid) AS bound,
     coalesce(am.amname, '') AS access_method,
+    c.relpersistence = 'u' AS is_unlogged,
     has_table_privilege(c.oid, 'SELECT') AS can_select,
     coalesce(row_security_active(c.oid), false) AS hides_rows
 FROM tree AS t
