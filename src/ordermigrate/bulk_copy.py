@@ -23,7 +23,17 @@ import asyncpg
 from psycopg import sql
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from ordermigrate import catalog, db, fingerprints, ledger, locks, queries, sessions, streams
+from ordermigrate import (
+    catalog,
+    db,
+    fingerprints,
+    ledger,
+    locks,
+    queries,
+    sessions,
+    streams,
+    write_ahead_log,
+)
 from ordermigrate.chunks import BLOCK_BYTES, chunk_query, split_blocks
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -215,6 +225,11 @@ async def _copy_under_snapshot(attempt: _Attempt) -> None:
         )
     )[0]
     attempt.snapshot = exported.name
+    # What vanishes in a crash of the source, and its entry in the log with it, must not live on.
+    position = await write_ahead_log.read_position(keeper)
+    await write_ahead_log.wait_for_flush(
+        attempt.watcher, position, job.config.limits.stall_timeout_seconds
+    )
     attempt.leaves = {leaf.oid: leaf for table in tables for leaf in table.leaves}
     await _plan(job, tables, again, book, attempt.reporter)
     attempt.number = await ledger.open_attempt(book, job.run, exported.snapshot, structure)

@@ -163,7 +163,6 @@ async def read_tables(session: Session, names: Sequence[TableName]) -> dict[Tabl
             kind=row.kind,
             owner=row.owner,
             has_row_security=row.has_row_security,
-            is_unlogged=row.is_unlogged,
             rows_estimate=row.rows_estimate,
             columns=tuple(_column(each) for each in columns[row.oid]),
             indexes=tuple(_index(name, each) for each in indexes[row.oid]),
@@ -213,6 +212,7 @@ def _column(row: Any) -> Column:  # noqa: ANN401  a row of read_columns
         row.generated,
         row.collation,
         row.equality_schema,
+        tuple(sorted(row.labels.items())),
     )
 
 
@@ -266,7 +266,9 @@ def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_le
             wanted="SELECT on every part by itself, and no row level security that applies to us",
             todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
         )
-    return Leaf(row.oid, name, row.filenode, row.blocks, row.bound, row.access_method)
+    return Leaf(
+        row.oid, name, row.filenode, row.blocks, row.bound, row.access_method, row.is_unlogged
+    )
 
 
 async def read_own_triggers(session: Session) -> list[OwnTrigger]:

@@ -26,7 +26,7 @@ from ordermigrate.control import Session
 from ordermigrate.errors import Busy, Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
-from ordermigrate.model import Side, TableMap
+from ordermigrate.model import Side, TableMap, TableName
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Reporter
 from ordermigrate.together import run_together
@@ -88,6 +88,8 @@ async def _complete_once(config: Config, maps: list[TableMap], run: Run, reporte
                 await subtraction.subtract(config, (monolith, service), maps, run, reporter)
             await indexes.restore(config, Side.SERVICE, reporter)
             names = [each.target.name for each in maps]
+            # Before the count: who comes after it past the fence per statement is noticed by none.
+            await _fence_rows_off(service, names)
             await run_together(
                 indexes.analyze(config, Side.SERVICE, names, reporter),
                 gates.require_known_rows(service, maps),
@@ -132,11 +134,26 @@ async def _require_same_source(monolith: Session, service: Session, maps: list[T
         )
 
 
+async def _fence_rows_off(service: Session, names: list[TableName]) -> None:
+    """Put up the whole fence; safe to repeat."""
+    row = await sides.read(service)
+    if row is None:
+        message = "a copy without a side"
+        raise AssertionError(message)
+    async with service.transaction():
+        tables = list((await catalog.read_tables(service, names)).values())
+        triggers = await catalog.read_own_triggers(service)
+        await fence.install(service, tables, triggers, row.pass_word, has_rows=True)
+
+
 async def _close(service: Session, maps: list[TableMap], run: Run) -> Run:
     """Put up the whole fence, remember what both sides are, and leave the phase; all or nothing."""
-    first = await ledger.read_first_attempt(service)
+    first, last = (
+        await ledger.read_first_attempt(service),
+        await ledger.read_last_structure(service),
+    )
     row = await sides.read(service)
-    if first is None or row is None:
+    if first is None or last is None or row is None:
         message = "a copy without an attempt or a side"
         raise AssertionError(message)
     async with service.transaction():
@@ -146,8 +163,10 @@ async def _close(service: Session, maps: list[TableMap], run: Run) -> Run:
         await fence.install(service, tables, triggers, row.pass_word, has_rows=True)
         triggers = await catalog.read_own_triggers(service)
         # As the source was when the first snapshot was taken: what has come since is still to be
-        # found out by the first round.
-        await ledger.note_structure(service, Side.MONOLITH, first.fingerprint)
+        # found out by the first round, and so is whether it has gone again.
+        await ledger.note_structure(
+            service, Side.MONOLITH, fingerprints.add_later_parts(first.fingerprint, last)
+        )
         await ledger.note_structure(
             service, Side.SERVICE, fingerprints.describe_side(tables, triggers)
         )

@@ -29,6 +29,7 @@ def describe_structure(table: Table) -> dict[str, Any]:
             ]
             for column in table.columns
         },
+        "labels": {column.name: dict(column.labels) for column in table.columns if column.labels},
         "keys": {
             index.name: [index.is_primary, list(index.columns)]
             for index in table.indexes
@@ -57,6 +58,38 @@ def describe_side(tables: Iterable[Table], triggers: Iterable[OwnTrigger]) -> di
     }
 
 
+def add_later_parts(first: dict[str, Any], last: dict[str, Any]) -> dict[str, Any]:
+    """Return the first attempt's description, with the parts that only the last one has.
+
+    Rows came from them, but what they held when they were attached is in no log. So they stand
+    apart: such a part is told as gone where it is not there any more, and as added where it is.
+    """
+    later = {
+        name: {
+            leaf: described
+            for leaf, described in last["tables"][name]["leaves"].items()
+            if leaf not in first["tables"][name]["leaves"]
+        }
+        for name in first["tables"].keys() & last["tables"].keys()
+    }
+    parts = {leaf for leaves in later.values() for leaf in leaves}
+    return {
+        **first,
+        "tables": {
+            name: {**table, "later_leaves": later.get(name, {})}
+            for name, table in first["tables"].items()
+        },
+        "triggers": {
+            **first["triggers"],
+            **{
+                name: trigger
+                for name, trigger in last["triggers"].items()
+                if name.partition(" on ")[2] in parts
+            },
+        },
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """What differs between two descriptions of one side, in sentences but for the parts."""
@@ -78,14 +111,15 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     gone: list[tuple[str, str]] = []
     for name in sorted(before["tables"].keys() & after["tables"].keys()):
         old, new = (each["tables"][name]["leaves"] for each in (before, after))
+        brought = {**before["tables"][name].get("later_leaves", {}), **old}
         again = _attached_again(
-            before["triggers"], after["triggers"], name, old.keys() & new.keys()
+            before["triggers"], after["triggers"], name, brought.keys() & new.keys()
         )
         # A plain table is its own only part; that it was made anew is told as drift.
         gone.extend(
             (name, leaf)
-            for leaf in sorted(old)
-            if leaf != name and (new.get(leaf) != old[leaf] or leaf in again)
+            for leaf in sorted(brought)
+            if leaf != name and (new.get(leaf) != brought[leaf] or leaf in again)
         )
         added.extend(
             (name, leaf)
@@ -93,6 +127,8 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
             if leaf != name and (new[leaf] != old.get(leaf) or leaf in again)
         )
     moved = {leaf for _, leaf in (*added, *gone)}
+    # A part that is none any more keeps triggers of ours for a while, or for good.
+    watched = (_watched(before) | _watched(after)) - moved
     return Changes(
         tuple(explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"]))),
         tuple(added),
@@ -106,9 +142,16 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
             _explain_trigger(name, before["triggers"].get(name), after["triggers"].get(name))
             for name in sorted(before["triggers"].keys() | after["triggers"].keys())
             if before["triggers"].get(name) != after["triggers"].get(name)
-            and name.partition(" on ")[2] not in moved
+            and name.partition(" on ")[2] in watched
         ),
     )
+
+
+def _watched(side: dict[str, Any]) -> set[str]:
+    return {
+        *side["tables"],
+        *(leaf for table in side["tables"].values() for leaf in table["leaves"]),
+    }
 
 
 def _attached_again(
@@ -172,6 +215,7 @@ def explain_drift(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ]
         for section, label in describe:
             said.extend(_explain_section(old[section], new[section], label))
+        said.extend(_explain_labels(name, old, new))
         if old["row_security"] != new["row_security"]:
             said.append(f"row level security of {name} was switched")
     return said
@@ -195,6 +239,22 @@ def _explain_section(
             is_anew = label(key).startswith("column ") and old[key][0] != new[key][0]
             said = " (its place: it was dropped and added again)" if is_anew else ""
             yield f"{label(key)} changed from {was} to {now}{said}"
+
+
+def _explain_labels(table: str, old: dict[str, Any], new: dict[str, Any]) -> Iterable[str]:
+    """Tell of labels that rows may have had and that are others now; one more changes no row.
+
+    What was noted before labels were is not known to have had others.
+    """
+    before, after = old.get("labels", {}), new.get("labels", {})
+    for column in sorted(before.keys() & after.keys()):
+        was, now = before[column], after[column]
+        for oid, label in was.items():
+            said = f"label {label} of column {column} of {table}"
+            if now.get(oid, label) != label:
+                yield f"{said} was renamed to {now[oid]}"
+            elif oid not in now and label not in now.values():
+                yield f"{said} was removed"
 
 
 def _say(value: object) -> str:

@@ -101,7 +101,8 @@ class Column:
     of the type below any domain, and without modifiers. `is_builtin` says that the column's own
     type has the same OID in every database; `is_binary_safe`, that the binary form of a value
     means the same in another database; `equality_schema`, where the type's `=` is if that is not
-    PostgreSQL's own.
+    PostgreSQL's own. `labels` are those of the enums inside the type, each with its OID, which it
+    keeps when it is renamed.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Column:
     generated: str
     collation: str | None
     equality_schema: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def equals(self) -> sql.Composable:
@@ -223,6 +225,7 @@ class Leaf:
     blocks: int
     bound: str | None
     access_method: str
+    is_unlogged: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +237,6 @@ class Table:
     kind: str
     owner: str
     has_row_security: bool
-    is_unlogged: bool
     rows_estimate: int
     columns: tuple[Column, ...]
     indexes: tuple[Index, ...]

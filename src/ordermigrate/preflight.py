@@ -14,7 +14,7 @@ from ordermigrate import catalog
 from ordermigrate.config import TableConfig
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused, UsageError
-from ordermigrate.model import TableMap, quote_name
+from ordermigrate.model import Side, TableMap, quote_name
 
 
 async def require_visible_rows(
@@ -106,12 +106,15 @@ def require_followable(configured: Sequence[TableConfig]) -> None:
 
 
 def require_sound_tables(maps: Sequence[TableMap]) -> None:
-    """Raise `Refused` where a table itself could not hold what is brought to it."""
+    """Raise `Refused` where a table itself could not hold what it has or is brought."""
     findings = [
-        f"{each.target.name} on the service is UNLOGGED: a crash would empty it "
-        f"(ALTER TABLE {each.target.name} SET LOGGED)"
+        f"{leaf.name} on the {side} is UNLOGGED: a crash would empty it"
+        + (", and leave no trace of that in its change log" if side is Side.MONOLITH else "")
+        + f" (ALTER TABLE {leaf.name} SET LOGGED)"
         for each in maps
-        if each.target.is_unlogged
+        for side, table in ((Side.MONOLITH, each.source), (Side.SERVICE, each.target))
+        for leaf in table.leaves
+        if leaf.is_unlogged
     ]
     findings.extend(
         f"index {index.name} of {each.target.name} on the service is not valid "
@@ -120,7 +123,7 @@ def require_sound_tables(maps: Sequence[TableMap]) -> None:
         for index in each.target.indexes
         if not index.is_valid
     )
-    _refuse(findings, "The service's tables are not fit to be filled")
+    _refuse(findings, "The tables are not fit to be copied")
 
 
 def _refuse(findings: list[str], fact: str) -> None:

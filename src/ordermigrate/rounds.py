@@ -22,7 +22,17 @@ from typing import Any, TypeVar
 
 from psycopg import sql
 
-from ordermigrate import apply, change_logs, db, digest, ledger, locks, sessions, staging
+from ordermigrate import (
+    apply,
+    change_logs,
+    db,
+    digest,
+    ledger,
+    locks,
+    sessions,
+    staging,
+    write_ahead_log,
+)
 from ordermigrate.apply import Applied
 from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
@@ -37,7 +47,6 @@ from ordermigrate.progress import (
     RoundBegun,
     RoundHalfCommitted,
 )
-from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.stages import Stage
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
@@ -235,7 +244,7 @@ async def _run(
     waiting = await _measure(line)
     taken, totals = await _take_tables(line, waiting, max_changes)
     remaining = sum(each.changes for each in waiting.values()) - taken
-    await _wait_for_flush(line, look["position"])
+    await write_ahead_log.wait_for_flush(line.control, look["position"], source.stall_seconds)
     if before_commit is not None:
         exported = await source.fetch_one("rounds", "export_snapshot")
         await before_commit(exported["name"])
@@ -459,20 +468,3 @@ async def _kept(idle: StreamSession, work: Coroutine[Any, Any, _T]) -> _T:
     both: list[Coroutine[Any, Any, Any]] = [finish(), speak()]
     result: _T = (await run_together(*both))[0]
     return result
-
-
-async def _wait_for_flush(line: Line, position: str) -> None:
-    """Wait until the source's log is on disk up to a position; have it written where it idles."""
-    end = time.monotonic() + line.source.stall_seconds
-    while True:
-        row = await line.control.fetch_one("rounds", "has_flushed", position)
-        if row.is_flushed:
-            return
-        if time.monotonic() >= end:
-            raise ConnectionLost(
-                f"The {line.source.side} has not written its log to disk for "
-                f"{line.source.stall_seconds:g} s",
-                todo="Check its disk; then run the command again",
-            )
-        await line.control.fetch_one("rounds", "push_flush")
-        await asyncio.sleep(0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from ordermigrate import apply, change_logs, digest, rounds, staging
+from ordermigrate import apply, change_logs, digest, rounds, staging, write_ahead_log
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
@@ -73,6 +73,10 @@ async def subtract(
             await target.run(stage.analyze())
             removed[label] = await target.count(stage.delete_keys())
             await target.fetch_one("ledger", "add_subtraction", label, removed[label])
+        # An entry that vanishes in a crash would not bring back what was taken off for it. All
+        # that was seen is before where the log is now.
+        position = await write_ahead_log.read_position(control)
+        await write_ahead_log.wait_for_flush(control, position, config.limits.stall_timeout_seconds)
         await target.run("COMMIT")
     for label, rows in removed.items():
         reporter.report(Subtracted(label, rows))

@@ -159,6 +159,65 @@ def test_a_column_that_was_dropped_and_added_again_is_not_the_same(pair: Pair, s
     require_end(pair)
 
 
+MOOD = (
+    "CREATE TYPE public.mood AS ENUM ('good', 'bad');"
+    "CREATE TABLE public.thing (id integer PRIMARY KEY, word text, mood public.mood);"
+)
+MOODS = f"{MOOD} INSERT INTO public.thing SELECT n, 'w', 'good' FROM generate_series(1, 50) n"
+RENAME = "ALTER TYPE public.mood RENAME VALUE 'good' TO 'fine'"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_renamed_label_of_an_enum_stops_sync_and_can_be_renamed_on_the_service_too(
+    make_pair: MakePair, start_cli: StartCli, *, is_running: bool
+) -> None:
+    """Every row that has it means something else now, and no row was written."""
+    pair = bring_up(make_pair(MOODS, MOOD))
+    says = "label good of column mood of public.thing was renamed to fine"
+    if is_running:
+        with syncing(pair, start_cli) as running:
+            pair.on_monolith(RENAME)
+            require_stopped(running, [f"The monolith's tables have changed: {says}", "--adopt"])
+    else:
+        pair.on_monolith(RENAME)
+    pair.on_monolith(WRITE)
+    refuse_sync(pair, f"The monolith's tables have changed: {says}", "--adopt")
+    assert show_status(pair)["backlog"] == 10
+    pair.on_service(RENAME)
+    catch_up(pair, "--adopt")
+    assert find_void(pair) == says
+    succeed(pair, "validate", "--checksums", "--repair")
+    require_end(pair)
+
+
+def test_a_label_renamed_on_the_service_alone_voids_what_was_proved(make_pair: MakePair) -> None:
+    pair = bring_up(make_pair(MOODS, MOOD))
+    pair.on_service(RENAME)
+    catch_up(pair)
+    assert find_void(pair) == "label good of column mood of public.thing was renamed to fine"
+    assert pair.run("validate", "--checksums").exit_code == 4
+    pair.on_service("ALTER TYPE public.mood RENAME VALUE 'fine' TO 'good'")
+    require_end(pair)
+
+
+def test_a_label_that_the_service_lacks_is_named_and_can_be_added(
+    make_pair: MakePair, start_cli: StartCli
+) -> None:
+    pair = bring_up(make_pair(MOODS, MOOD))
+    add = "ALTER TYPE public.mood ADD VALUE 'fair'"
+    with syncing(pair, start_cli) as running:
+        pair.on_monolith(add)
+        pair.on_monolith(WRITE)
+        running.wait_for_event("round_applied")
+        end_sync(running)
+    assert find_void(pair) is None
+    pair.on_monolith("UPDATE public.thing SET mood = 'fair' WHERE id = 7")
+    refuse_sync(pair, 'invalid input value for enum public.mood: "fair"')
+    assert show_status(pair)["backlog"] == 1
+    pair.on_service(add)
+    require_end(pair)
+
+
 def test_a_change_of_the_schema_ends_a_running_sync_and_nothing_is_lost(
     pair: Pair, start_cli: StartCli
 ) -> None:
@@ -527,6 +586,46 @@ def wait_until_waiting(pair: Pair) -> None:
     while not pair.on_monolith(waiting):
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def detach_partly(pair: Pair) -> None:
+    """Begin to detach a partition of the monolith, and be cut off while a reader is waited for."""
+    with psycopg.connect(pair.monolith) as reader:
+        reader.execute("SELECT count(*) FROM public.thing")
+        with psycopg.connect(pair.monolith, autocommit=True) as administrator:
+            administrator.execute("SET statement_timeout = '500ms'")
+            detach = b"ALTER TABLE public.thing DETACH PARTITION public.high CONCURRENTLY"
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                administrator.execute(detach)
+    pending = "SELECT count(*) FROM pg_catalog.pg_inherits WHERE inhdetachpending"
+    assert pair.on_monolith(pending) == [(1,)]
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_a_partition_whose_detachment_is_pending_is_gone(
+    parted: Pair, start_cli: StartCli, *, is_running: bool
+) -> None:
+    """No SELECT from the table returns its rows any more, whether it is ever finished or not."""
+    if is_running:
+        with syncing(parted, start_cli) as running:
+            detach_partly(parted)
+            wait_until_equal(parted)
+            end_sync(running)
+    else:
+        detach_partly(parted)
+        catch_up(parted)
+    assert parted.on_service("SELECT count(*) FROM public.thing") == [(99,)]
+    assert find_void(parted) == "public.high was detached from public.thing"
+    # It is captured still, and what is written there is not the table's.
+    parted.on_monolith(f"{WRITE.replace('thing', 'high')}; INSERT INTO public.low VALUES (0, 'x')")
+    assert show_status(parted)["backlog"] == 21
+    catch_up(parted)
+    parted.validate()
+    assert parted.on_service("SELECT count(*) FROM public.thing") == [(100,)]
+    parted.on_monolith("ALTER TABLE public.thing DETACH PARTITION public.high FINALIZE")
+    catch_up(parted)
+    assert find_void(parted) is None
+    require_end(parted)
 
 
 def wait_until_equal(pair: Pair) -> None:

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -16,6 +19,7 @@ from tests.acceptance.fix_running import (
     bring_up,
     catch_up,
     end_sync,
+    ends,
     find_void,
     refuse_sync,
     require_end,
@@ -320,3 +324,40 @@ def test_the_count_of_refused_writes_survives_what_is_rolled_back(pair: Pair) ->
     found = show_status(pair)
     assert found["refused_writes"] is None
     succeed(pair, "status")
+
+
+def test_a_cascade_after_the_last_count_of_a_copy_is_refused(
+    make_pair: MakePair, start_cli: StartCli, tmp_path: Path
+) -> None:
+    """What has been counted stays: the fence per row is up before, not after."""
+    refers = "REFERENCES public.boss ON DELETE CASCADE"
+    pair = make_pair(
+        f"{FAMILY}; INSERT INTO public.thing SELECT n, 7, 'w' FROM generate_series(1, 5) n",
+        BOSS + FAMILY.replace("boss integer", f"boss integer {refers}"),
+    )
+    brake = tmp_path / "hold on"
+    brake.touch()
+    pair.write_toml(tables=pair.tables, limits=pair.limits)
+    running = start_cli("copy", "--throttle", f"file={brake}", **ends(pair))
+    running.wait_for_event("throttled")
+    with psycopg.connect(pair.service) as one, psycopg.connect(pair.monolith) as other:
+        # The primary key does not come back before this is over, and so does nothing after it.
+        one.execute("LOCK TABLE public.thing IN ROW EXCLUSIVE MODE")
+        brake.unlink()
+        running.wait_for_event("rows_copied")
+        # The copy is counted before the monolith's tables are looked at for the last time.
+        other.execute("LOCK TABLE public.thing IN ACCESS EXCLUSIVE MODE")
+        one.rollback()
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'ordermigrate copy: end' AND wait_event_type = 'Lock'"
+        )
+        deadline = time.monotonic() + 20
+        while pair.on_monolith(waiting) != [(1,)]:
+            assert time.monotonic() < deadline, running.events
+            time.sleep(0.02)
+        refuse_write(pair.service, "DELETE FROM public.boss WHERE id = 7")
+    done = running.finish()
+    assert done.exit_code == 0, done.stderr
+    assert pair.on_service("SELECT count(*) FROM public.thing") == [(5,)]
+    require_end(pair)

@@ -272,6 +272,7 @@ MIDDLE = "FOR VALUES FROM (10000) TO (20000)"
 ATTACH_HIGH = (
     "ALTER TABLE public.parted ATTACH PARTITION public.high FOR VALUES FROM (20000) TO (30000)"
 )
+DETACH_HIGH = "ALTER TABLE public.parted DETACH PARTITION public.high"
 DETACH_MIDDLE = "ALTER TABLE public.parted DETACH PARTITION public.middle"
 WRITES = (
     "UPDATE public.parted SET word = 'changed' WHERE id % 100 = 1;"
@@ -341,6 +342,30 @@ def test_parts_may_come_and_go_in_mid_copy(
 
     done = copy_with_ddl(parted, statements[0], go_on)
     assert done.exit_code == 0, done.stderr
+    parted.assert_caught_up()
+    assert parted.compare("public.parted").service_rows == rows
+
+
+@pytest.mark.parametrize(
+    ("statements", "rows"),
+    [
+        ([], 21_000),
+        ([DETACH_HIGH], 20_000),
+        ([DETACH_HIGH, "DROP TABLE public.high"], 20_000),
+        ([DETACH_HIGH, "DELETE FROM public.high WHERE id % 2 = 0", ATTACH_HIGH], 20_500),
+    ],
+    ids=["that stayed", "detached", "dropped", "detached and attached again"],
+)
+def test_a_part_that_came_between_two_attempts_and_went_before_sync_leaves_no_rows(
+    parted: Copying, statements: list[str], rows: int
+) -> None:
+    killed = parted.run(at=("chunk_copied", 2, RunningCli.kill))
+    assert killed.exit_code == -signal.SIGKILL, killed.stderr
+    parted.on_monolith(ATTACH_HIGH)
+    done = parted.run()
+    assert done.exit_code == 0, done.stderr
+    for statement in statements:
+        parted.on_monolith(statement)
     parted.assert_caught_up()
     assert parted.compare("public.parted").service_rows == rows
 

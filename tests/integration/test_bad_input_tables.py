@@ -91,6 +91,37 @@ def test_a_table_that_a_crash_would_empty_is_refused(make_pair: MakePair) -> Non
 
 
 @pytest.mark.parametrize("command", ["prepare", "copy"])
+def test_a_table_of_the_monolith_that_a_crash_would_empty_is_refused(
+    make_pair: MakePair, command: str
+) -> None:
+    pair = make_pair(ROWS.replace("TABLE", "UNLOGGED TABLE", 1), TABLE)
+    pair.refuse(
+        command,
+        exit_code=3,
+        says=[
+            "public.thing on the monolith is UNLOGGED: a crash would empty it, and leave no trace",
+            "ALTER TABLE public.thing SET LOGGED",
+        ],
+    )
+
+
+@pytest.mark.parametrize("side", ["monolith", "service"])
+def test_a_partition_that_a_crash_would_empty_is_refused(make_pair: MakePair, side: str) -> None:
+    parted = (
+        "CREATE TABLE public.thing (id integer PRIMARY KEY, word text) PARTITION BY LIST (id);"
+        "CREATE {} TABLE public.part PARTITION OF public.thing DEFAULT"
+    )
+    scripts = [
+        parted.format("UNLOGGED" if side == each else "") for each in ("monolith", "service")
+    ]
+    make_pair(*scripts).refuse(
+        "copy",
+        exit_code=3,
+        says=[f"public.part on the {side} is UNLOGGED", "ALTER TABLE public.part SET LOGGED"],
+    )
+
+
+@pytest.mark.parametrize("command", ["prepare", "copy"])
 def test_a_service_table_with_rows_is_refused_and_left_alone(pair: Pair, command: str) -> None:
     pair.on_service("INSERT INTO public.thing VALUES (7, 'somebody needs this')")
     pair.refuse(

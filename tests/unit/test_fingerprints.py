@@ -143,6 +143,21 @@ def test_a_part_that_is_another_one_now_is_both_gone_and_added(now: list[Any]) -
     assert compare(replace) == Changes((), ((ORDERS, LOW),), ((ORDERS, LOW),), (), ())
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_part_of_a_later_attempt_is_added_where_it_is_there_and_gone_where_it_is_not(
+    *, is_there: bool
+) -> None:
+    last = copy.deepcopy(side())
+    last["tables"][ORDERS]["leaves"]["public.new"] = [103, "FOR VALUES FROM (9)"]
+    last["files"]["public.new"] = 503
+    last["triggers"][f"{ROW} on public.new"] = [903, "8", "A"]
+    known = json.loads(json.dumps(fingerprints.add_later_parts(side(), last)))
+    changes = fingerprints.compare_sides(known, last if is_there else side())
+    part = ((ORDERS, "public.new"),)
+    assert changes == Changes((), part if is_there else (), () if is_there else part, (), ())
+    assert fingerprints.compare_sides(last, last) == NOTHING
+
+
 def test_a_file_that_is_another_is_a_rewrite_and_no_drift() -> None:
     changes = compare(lambda it: it["files"].update({HIGH: 777}))
     assert changes.rewritten == (
@@ -178,3 +193,13 @@ def test_a_trigger_of_ours_that_was_off_for_a_moment_is_told(
 def test_a_trigger_that_was_added_is_told() -> None:
     changes = compare(lambda it: it["triggers"].update({f"more on {ORDERS}": [1, "1", "A"]}))
     assert changes.triggers == (f"trigger more on {ORDERS} was added",)
+
+
+@pytest.mark.parametrize("now", [None, [907, "9", "D"]])
+def test_a_trigger_on_what_is_no_part_any_more_is_not_told(now: list[Any] | None) -> None:
+    before = side()
+    before["triggers"][f"{ROW} on public.detached"] = [907, "7", "A"]
+    after = side()
+    if now is not None:
+        after["triggers"][f"{ROW} on public.detached"] = now
+    assert fingerprints.compare_sides(before, after) == NOTHING

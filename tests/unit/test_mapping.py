@@ -83,7 +83,6 @@ def table(
         kind="r",
         owner="app",
         has_row_security=False,
-        is_unlogged=False,
         rows_estimate=0,
         columns=columns,
         indexes=(index("pk", key),) if key else (),

@@ -7,7 +7,6 @@ SELECT
     c.oid::bigint AS oid,
     c.relkind::text AS kind,
     pg_get_userbyid(c.relowner) AS owner,
-    c.relpersistence = 'u' AS is_unlogged,
     c.relrowsecurity AS has_row_security,
     greatest(c.reltuples, 0)::bigint AS rows_estimate,
     coalesce(has_schema_privilege(n.oid, 'USAGE'), false) AS can_enter,
@@ -44,7 +43,8 @@ LIMIT 1000;
 -- name: read_columns
 -- Columns of the given tables. Below a domain lies the type that decides how a value travels;
 -- a type that carries OIDs in its binary form (reg*, composites, arrays of user types) does not
--- travel in binary.
+-- travel in binary. The labels are those of all enums inside a column's type: below domains, in
+-- arrays, ranges and composites.
 -- $1: table oids.
 WITH RECURSIVE below (top, oid) AS (
     SELECT DISTINCT
@@ -59,6 +59,30 @@ WITH RECURSIVE below (top, oid) AS (
     FROM below AS b
     INNER JOIN pg_catalog.pg_type AS t ON t.oid = b.oid
     WHERE t.typtype = 'd'
+),
+
+within (top, oid) AS (
+    SELECT DISTINCT
+        a.atttypid,
+        a.atttypid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT
+        w.top,
+        inside.oid
+    FROM within AS w
+    INNER JOIN pg_catalog.pg_type AS t ON t.oid = w.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype
+        UNION ALL
+        SELECT t.typelem
+        UNION ALL
+        SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_catalog.pg_attribute AS f WHERE f.attrelid = t.typrelid AND f.attnum > 0
+    ) AS inside (oid)
+    WHERE inside.oid <> 0
 )
 
 SELECT
@@ -99,7 +123,13 @@ SELECT
         INNER JOIN pg_catalog.pg_operator AS o ON o.oid = p.amopopr
         INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
         WHERE c.opcintype = base.oid AND c.opcdefault AND n.nspname <> 'pg_catalog'
-    ) AS equality_schema
+    ) AS equality_schema,
+    (
+        SELECT coalesce(jsonb_object_agg(e.oid::text, e.enumlabel), jsonb_build_object())
+        FROM within AS w
+        INNER JOIN pg_catalog.pg_enum AS e ON e.enumtypid = w.oid
+        WHERE w.top = a.atttypid
+    ) AS labels
 FROM pg_catalog.pg_attribute AS a
 INNER JOIN below AS b ON b.top = a.atttypid
 INNER JOIN pg_catalog.pg_type AS base ON base.oid = b.oid AND base.typtype <> 'd'
@@ -230,7 +260,7 @@ WITH RECURSIVE tree (root, oid) AS (
         t.root,
         h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
 )
 
 SELECT
@@ -288,7 +318,8 @@ ORDER BY 1, 2;
 
 -- name: read_leaves
 -- The given tables and all that inherits from them, with their files. A partitioned table has no
--- file of its own and is left out; a foreign table is listed, to be refused.
+-- file of its own and is left out; a foreign table is listed, to be refused. A part whose DETACH
+-- CONCURRENTLY is pending has gone already: no SELECT from the table returns its rows.
 -- $1: table oids.
 WITH RECURSIVE tree (root, oid) AS (
     SELECT
@@ -300,7 +331,7 @@ WITH RECURSIVE tree (root, oid) AS (
         t.root,
         h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
     INNER JOIN pg_catalog.pg_class AS child ON child.oid = h.inhrelid AND child.relkind <> 'I'
 )
 
@@ -318,6 +349,7 @@ SELECT
     END AS blocks,
     pg_get_expr(c.relpartbound, c.oid) AS bound,
     coalesce(am.amname, '') AS access_method,
+    c.relpersistence = 'u' AS is_unlogged,
     has_table_privilege(c.oid, 'SELECT') AS can_select,
     coalesce(row_security_active(c.oid), false) AS hides_rows
 FROM tree AS t
@@ -353,7 +385,7 @@ ORDER BY n.nspname, c.relname, t.tgname;
 
 -- name: read_version
 -- A number that is another one after any change of the tables' definitions, files, parts, indexes,
--- triggers or subscriptions; it may change for less.
+-- triggers, subscriptions or enums; it may change for less.
 -- $1: the tables' oids.
 WITH RECURSIVE tree (oid) AS (
     SELECT listed.oid
@@ -361,7 +393,27 @@ WITH RECURSIVE tree (oid) AS (
     UNION
     SELECT h.inhrelid
     FROM tree AS t
-    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid
+    INNER JOIN pg_catalog.pg_inherits AS h ON h.inhparent = t.oid AND NOT h.inhdetachpending
+),
+
+within (oid) AS (
+    SELECT a.atttypid
+    FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ANY($1::bigint[]::oid[]) AND a.attnum > 0 AND NOT a.attisdropped
+    UNION
+    SELECT inside.oid
+    FROM within AS w
+    INNER JOIN pg_catalog.pg_type AS t ON t.oid = w.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype
+        UNION ALL
+        SELECT t.typelem
+        UNION ALL
+        SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        UNION ALL
+        SELECT f.atttypid FROM pg_catalog.pg_attribute AS f WHERE f.attrelid = t.typrelid AND f.attnum > 0
+    ) AS inside (oid)
+    WHERE inside.oid <> 0
 ),
 
 facts (fact) AS (
@@ -385,6 +437,10 @@ facts (fact) AS (
     SELECT concat_ws(' ', 'subscription', r.srsubid, r.srrelid)
     FROM tree
     INNER JOIN pg_catalog.pg_subscription_rel AS r ON r.srrelid = tree.oid
+    UNION ALL
+    SELECT concat_ws(' ', 'label', e.oid, e.xmin)
+    FROM within
+    INNER JOIN pg_catalog.pg_enum AS e ON e.enumtypid = within.oid
 )
 
 SELECT hashtextextended(string_agg(facts.fact, ',' ORDER BY facts.fact), 0)::text AS version

@@ -33,15 +33,6 @@ SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::
 -- Let other sessions see just what this transaction sees, for as long as it is open.
 SELECT pg_export_snapshot() AS name;
 
--- name: has_flushed
--- Whether the server's log is on disk up to a position.
--- $1: the position.
-SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn AS is_flushed;
-
--- name: push_flush
--- Have the server flush its log now, as the commit of a small transaction of ours.
-SELECT pg_logical_emit_message(true, 'ordermigrate', '')::text AS position;
-
 -- name: has_gone_back
 -- Whether this server's log is shorter than it was.
 -- $1: a position that it has had.
