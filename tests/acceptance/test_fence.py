@@ -115,7 +115,7 @@ def test_every_write_on_the_service_is_refused_counted_and_shown(
     found = show_status(pair)
     assert found["refused_writes"] == count
     assert found["fences"] == {"monolith": "off", "service": "on"}
-    assert f"{count} writes refused" in succeed(pair, "status").stdout
+    assert f"{count} statements refused" in succeed(pair, "status").stdout
     assert pair.on_service("SELECT * FROM public.thing ORDER BY id") == before
     assert find_void(pair) is None
     pair.on_service("ALTER TABLE public.thing OWNER TO CURRENT_USER")

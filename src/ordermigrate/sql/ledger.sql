@@ -435,7 +435,9 @@ SELECT
         CASE
             WHEN
                 EXISTS (
-                    SELECT FROM ordermigrate.phase_change AS p WHERE p.phase_change_id > v.phase_changes_before
+                    SELECT FROM ordermigrate.phase_change AS p
+                    -- That the first sync has begun changes no row.
+                    WHERE p.phase_change_id > v.phase_changes_before AND p.new_phase <> 'syncing'
                 )
                 THEN 'the phase has changed since'
         END
