@@ -62,6 +62,9 @@ def load_config(path: Path | None, **limits: object) -> Config:
     return configuration.load(path, configuration.environment(), **limits)
 
 
+CANCEL_AGAIN_SECONDS = 3.0
+
+
 def run_verb(
     command: str,
     log_format: str,
@@ -105,20 +108,25 @@ def run_to_end(
 async def _until_terminated(
     work: Coroutine[Any, Any, _T], on_terminate: Callable[[], object] | None
 ) -> _T:
+    loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
-    is_terminated = False
+    is_ended = False
 
-    def terminate() -> None:
-        nonlocal is_terminated
-        is_terminated = True
-        task.cancel()
+    def end() -> None:
+        nonlocal is_ended
+        is_ended = True
+        # One that comes together with what a wait was for may be answered with that, and be lost.
+        if not task.done():
+            task.cancel()
+            loop.call_later(CANCEL_AGAIN_SECONDS, end)
 
     if sys.platform != "win32":
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_terminate or terminate)
+        loop.add_signal_handler(signal.SIGINT, end)
+        loop.add_signal_handler(signal.SIGTERM, on_terminate or end)
     try:
         return await task
     except asyncio.CancelledError:
-        if is_terminated:
+        if is_ended:
             raise KeyboardInterrupt from None
         raise
 
