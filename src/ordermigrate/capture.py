@@ -27,6 +27,11 @@ PREFIX = "ordermigrate_capture_"
 _PLAIN = frozenset({"uuid", "smallint", "integer", "bigint"})
 
 
+def is_capture(trigger: OwnTrigger) -> bool:
+    """Whether a trigger of ours is one of these."""
+    return trigger.name.startswith(PREFIX)
+
+
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """A trigger that belongs on a table or one of its parts."""
@@ -54,8 +59,14 @@ def _wanted(table: Table) -> Iterator[_Wanted]:
         yield _Wanted(leaf.name, "truncate", COMPARE if has_children else TRUNCATED)
 
 
-def find_gaps(tables: Iterable[Table], triggers: Sequence[OwnTrigger]) -> list[str]:
-    """Say in sentences which capture triggers are missing or do not fire; empty where all do."""
+def find_gaps(
+    tables: Iterable[Table], triggers: Sequence[OwnTrigger], *, is_on: bool = True
+) -> list[str]:
+    """Say in sentences which capture triggers are missing or do not fire; empty where all do.
+
+    On the cold side they stand by: there they must not fire (`is_on` is False).
+    """
+    wanted_state = "A" if is_on else "D"
     there = {(each.table, each.name): each for each in triggers}
     said: list[str] = []
     for table in tables:
@@ -65,15 +76,20 @@ def find_gaps(tables: Iterable[Table], triggers: Sequence[OwnTrigger]) -> list[s
                 said.append(f"trigger {wanted.name} on {wanted.table} is missing")
         names = {table.name, *(leaf.name for leaf in table.leaves)}
         said.extend(
-            f"trigger {each.name} on {each.table} does not fire always"
+            f"trigger {each.name} on {each.table} "
+            + ("does not fire always" if is_on else "is not off")
             for each in triggers
-            if each.table in names and each.name.startswith(PREFIX) and each.enabled != "A"
+            if each.table in names and is_capture(each) and each.enabled != wanted_state
         )
     return said
 
 
 async def install(
-    session: Session, tables: Sequence[Table], triggers: Sequence[OwnTrigger]
+    session: Session,
+    tables: Sequence[Table],
+    triggers: Sequence[OwnTrigger],
+    *,
+    is_on: bool = True,
 ) -> list[str]:
     """Capture the tables, or mend what is missing; return what was done, in sentences.
 
@@ -81,9 +97,10 @@ async def install(
     a moment in which nobody is writing to them.
 
     Args:
-        session: On the hot side.
+        session: On either side.
         tables: The family as it is there.
         triggers: Our triggers as they are there.
+        is_on: Whether they are to fire, or to stand by for the day when the owner changes.
 
     Raises:
         LockTimeout: There was no such moment.
@@ -96,14 +113,15 @@ async def install(
         for table in tables:
             logs[table.name] = await change_logs.create(session, table)
             await _create_functions(session, table, logs[table.name])
-    fine = {(each.table, each.name) for each in triggers if each.enabled == "A"}
+    wanted_state = "A" if is_on else "D"
+    fine = {(each.table, each.name) for each in triggers if each.enabled == wanted_state}
     missing = [
         (table, wanted)
         for table in tables
         for wanted in _wanted(table)
         if (wanted.table, wanted.name) not in fine
     ]
-    if not missing and not find_gaps(tables, triggers):
+    if not missing and not find_gaps(tables, triggers, is_on=is_on):
         return []
     names = [table.name for table in tables]
     async with locks.excluding_writers(session, names):
@@ -111,11 +129,12 @@ async def install(
         for table, wanted in missing:
             if (wanted.table, wanted.name) not in known:
                 await _create_trigger(session, wanted, logs[table.name])
-            await _fire_always(session, wanted.table, wanted.name)
+            await _switch(session, wanted.table, wanted.name, is_on=is_on)
         for each in triggers:
-            if each.name.startswith(PREFIX) and each.enabled != "A":
-                await _fire_always(session, each.table, each.name)
-    return [f"capture writes to {table.name}" for table in dict.fromkeys(t for t, _ in missing)]
+            if is_capture(each) and each.enabled != wanted_state:
+                await _switch(session, each.table, each.name, is_on=is_on)
+    said = "capture writes to {}" if is_on else "keep capture ready for {}, switched off"
+    return [said.format(table.name) for table in dict.fromkeys(t for t, _ in missing)]
 
 
 async def cover_leaf(session: Session, watcher: Session, table: Table, leaf: Leaf) -> None:
@@ -141,7 +160,7 @@ async def cover_leaf(session: Session, watcher: Session, table: Table, leaf: Lea
         for wanted in _wanted(table):
             if wanted.table == leaf.name:
                 await _create_trigger(session, wanted, log)
-                await _fire_always(session, wanted.table, wanted.name)
+                await _switch(session, wanted.table, wanted.name, is_on=True)
     await run_together(
         _log_rows_of_leaf(session, log, leaf, is_marked=file.filenode != leaf.oid),
         beside=[locks.watch_for_rewriters(watcher, [table.oid, leaf.oid], [session.pid])],
@@ -266,8 +285,13 @@ async def _create_trigger(session: Session, wanted: _Wanted, log: ChangeLog) -> 
     )
 
 
-async def _fire_always(session: Session, table: TableName, name: str) -> None:
-    await session.fetch_all("capture", "fire_always", table=table.sql, trigger=sql.Identifier(name))
+async def _switch(session: Session, table: TableName, name: str, *, is_on: bool) -> None:
+    await session.fetch_all(
+        "capture",
+        "fire_always" if is_on else "stand_by",
+        table=table.sql,
+        trigger=sql.Identifier(name),
+    )
 
 
 async def _drop_trigger(session: Session, table: TableName, name: str) -> None:

@@ -188,8 +188,13 @@ async def read_tables(session: Session, names: Sequence[TableName]) -> dict[Tabl
                 OwnedSequence(
                     TableName(each.schema_name, each.sequence_name),
                     each.column_name,
+                    each.oid,
                     each.last_value,
                     each.increment,
+                    each.cache,
+                    each.least,
+                    each.most,
+                    each.can_set,
                 )
                 for each in sequences[row.oid]
             ),
@@ -213,6 +218,7 @@ def _column(row: Any) -> Column:  # noqa: ANN401  a row of read_columns
         row.collation,
         row.equality_schema,
         tuple(sorted(row.labels.items())),
+        row.has_default,
     )
 
 

@@ -345,6 +345,8 @@ def _value(text: str | None) -> str:
 def show_status(document: dict[str, Any]) -> None:
     """Print where a migration stands."""
     console = _stdout()
+    if document["alarm"]:
+        console.print(f"[bold red]{escape(document['alarm'])}[/]", soft_wrap=True)
     head = Table(show_header=False, box=None, pad_edge=False)
     head.add_column(style="dim", no_wrap=True)
     head.add_column(overflow="fold")
@@ -376,7 +378,7 @@ def show_status(document: dict[str, Any]) -> None:
         )
     console.print(grid)
     for each in document["objects_off"]:
-        console.print(f"off on the service: {escape(each)}")
+        console.print(f"off for now: {escape(each)}")
 
 
 def _add_sync(head: Table, document: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from ordermigrate.errors import Busy, Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
 from ordermigrate.model import Side, TableMap, TableName
-from ordermigrate.phases import Phase
+from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Reporter
 from ordermigrate.together import run_together
 
@@ -104,7 +104,7 @@ async def _complete_once(config: Config, maps: list[TableMap], run: Run, reporte
 
 async def _find_completed(service: Session) -> Run | None:
     run = await ledger.read_run(service)
-    return run if run is not None and run.phase in {Phase.COPIED, Phase.SYNCING} else None
+    return run if run is not None and run.phase in FOLLOWED else None
 
 
 async def _require_same_source(monolith: Session, service: Session, maps: list[TableMap]) -> None:

@@ -255,6 +255,12 @@ async def _diagnose(
     return to_error(side, ServerError("", said))
 
 
+def make_impatient(config: Config) -> Config:
+    """Return a configuration by which each connection is tried once; the caller does the waiting."""
+    limits = config.limits.model_copy(update={"retry_deadline_seconds": 0.0})
+    return config.model_copy(update={"limits": limits})
+
+
 @contextlib.asynccontextmanager
 async def opened(config: Config, side: Side, command: str) -> AsyncIterator[Session]:
     """Open a control session for the length of a block (see `connect`)."""

@@ -82,6 +82,22 @@ class LockTimeout(Unavailable):
     """A lock could not be had within lock_timeout."""
 
 
+class Undone(OrdermigrateError):
+    """The change of owner failed and was undone, or was not begun."""
+
+    exit_code = 7
+    meaning = "the change of owner failed and was undone"
+    owner_of_writes = "as before, writes flowing"
+
+
+class Stranded(OrdermigrateError):
+    """Nobody, or everybody, owns the tables, and the program cannot tell or mend it by itself."""
+
+    exit_code = 8
+    meaning = "stranded: a person must look; the message lists the exact next command"
+    owner_of_writes = "read `status`"
+
+
 class Busy(OrdermigrateError):
     """Another process works on the same migration."""
 
@@ -92,5 +108,6 @@ class Busy(OrdermigrateError):
 
 EXIT_OK = 0
 EXIT_DIFFERENT = 4
+EXIT_QUARANTINED = 9
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # as a shell says of a program that SIGPIPE has ended

@@ -32,9 +32,17 @@ def _wanted(table: Table, *, has_rows: bool) -> Iterator[tuple[TableName, str]]:
 
 
 def find_gaps(
-    tables: Iterable[Table], triggers: Sequence[OwnTrigger], *, has_rows: bool = True
+    tables: Iterable[Table],
+    triggers: Sequence[OwnTrigger],
+    *,
+    has_rows: bool = True,
+    is_on: bool = True,
 ) -> list[str]:
-    """Say in sentences where the fence is missing or does not fire; empty where it is whole."""
+    """Say in sentences where the fence is missing or does not fire; empty where it is whole.
+
+    On the owner's side it stands by: there it must not fire (`is_on` is False).
+    """
+    wanted_state = "A" if is_on else "D"
     there = {(each.table, each.name): each for each in triggers}
     said: list[str] = []
     for table in tables:
@@ -43,9 +51,12 @@ def find_gaps(
                 said.append(f"trigger {trigger} on {name} is missing")
         names = {table.name, *(leaf.name for leaf in table.leaves)}
         said.extend(
-            f"trigger {each.name} on {each.table} does not fire always"
+            f"trigger {each.name} on {each.table} "
+            + ("does not fire always" if is_on else "is not off")
             for each in triggers
-            if each.table in names and each.name in {STATEMENT, ROW} and each.enabled != "A"
+            if each.table in names
+            and each.name in {STATEMENT, ROW}
+            and each.enabled != wanted_state
         )
     return said
 
@@ -57,26 +68,29 @@ async def install(
     pass_word: str,
     *,
     has_rows: bool,
+    is_on: bool = True,
 ) -> list[str]:
     """Fence the tables off, or mend what is missing, in the caller's transaction.
 
     Args:
-        session: On the cold side, in a transaction.
+        session: In a transaction; on the owner's side one that keeps writers out.
         tables: The family as it is there.
         triggers: Our triggers as they are there.
         pass_word: This database's pass.
         has_rows: Whether to put up the fence per row as well.
+        is_on: Whether it is to fire, or to stand by for the day when the owner changes.
 
     Returns:
         What was done, in sentences.
 
     """
-    gaps = find_gaps(tables, triggers, has_rows=has_rows)
+    gaps = find_gaps(tables, triggers, has_rows=has_rows, is_on=is_on)
     if not gaps:
         return []
     await session.fetch_all("fence", "create_counter")
     await session.fetch_all("fence", "create_refuse_write")
     await session.fetch_all("fence", "keep_refuse_write_private")
+    wanted_state = "A" if is_on else "D"
     there = {(each.table, each.name): each for each in triggers}
     digest = "\\x" + hashlib.sha256(pass_word.encode()).hexdigest()
     for table in tables:
@@ -90,11 +104,13 @@ async def install(
                     hash=sql.Literal(digest),
                     owner=sql.Literal(session.side.other.value),
                 )
-            if found is None or found.enabled != "A":
-                await _fire_always(session, name, trigger)
+            if found is None or found.enabled != wanted_state:
+                await _switch(session, name, trigger, is_on=is_on)
     for each in triggers:
-        if each.is_clone and each.name == ROW and each.enabled != "A":
-            await _fire_always(session, each.table, each.name)
+        if each.is_clone and each.name == ROW and each.enabled != wanted_state:
+            await _switch(session, each.table, each.name, is_on=is_on)
+    if not is_on:
+        return [f"keep a fence ready for {table.name}, switched off" for table in tables]
     return [f"fence {table.name} off: only ordermigrate writes there" for table in tables]
 
 
@@ -107,8 +123,13 @@ async def remove(session: Session, triggers: Sequence[OwnTrigger]) -> None:
             )
 
 
-async def _fire_always(session: Session, table: TableName, name: str) -> None:
-    await session.fetch_all("fence", "fire_always", table=table.sql, trigger=sql.Identifier(name))
+async def _switch(session: Session, table: TableName, name: str, *, is_on: bool) -> None:
+    await session.fetch_all(
+        "fence",
+        "fire_always" if is_on else "stand_by",
+        table=table.sql,
+        trigger=sql.Identifier(name),
+    )
 
 
 async def count_refused(session: Session) -> int | None:
@@ -120,6 +141,7 @@ async def count_refused(session: Session) -> int | None:
 
 def describe(tables: Sequence[Table], triggers: Sequence[OwnTrigger]) -> str:
     """Say whether the fence of a side is `on`, `off` or `partial`."""
-    if not any(each.name in {STATEMENT, ROW} for each in triggers):
+    ours = [each for each in triggers if each.name in {STATEMENT, ROW}]
+    if all(each.enabled == "D" for each in ours):
         return "off"
     return "partial" if find_gaps(tables, triggers, has_rows=False) else "on"

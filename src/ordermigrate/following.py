@@ -20,12 +20,13 @@ from ordermigrate.digest import Algorithm
 from ordermigrate.errors import LockTimeout, OrdermigrateError, Refused
 from ordermigrate.ledger import Run
 from ordermigrate.locks import GaveWay
-from ordermigrate.model import Side, TableMap
-from ordermigrate.phases import Phase
+from ordermigrate.model import Direction, Side, TableMap
+from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Following, Reporter, SyncWaits
-from ordermigrate.rounds import Line, PartCollides, StructureChanged
+from ordermigrate.rounds import Line, OwnerChanged, PartCollides, StructureChanged
+from ordermigrate.sides import NoOwner
 from ordermigrate.sqlstates import MISSING, ConnectionLost
-from ordermigrate.sync import Tally
+from ordermigrate.sync import Tally, Unsettled
 
 STANDBY_SECONDS = 1.0
 MAX_LOOKS = 5
@@ -38,11 +39,16 @@ _T = TypeVar("_T")
 class Footing:
     """Both sides, the run and the family, as they were when the line was opened."""
 
-    monolith: Session
-    service: Session
+    hot: Session
+    cold: Session
     run: Run
     maps: list[TableMap]
     line: Line
+
+    @property
+    def service(self) -> Session:
+        """The side that keeps the ledger."""
+        return self.hot if self.hot.side is Side.SERVICE else self.cold
 
 
 @contextlib.asynccontextmanager
@@ -52,57 +58,82 @@ async def stand(
     """Open both sides and a line between them, after the gates that every round needs."""
     async with db.open_pair(config, command) as (monolith, service):
         run = await require_copied(monolith, service)
-        await gates.require_tables(monolith, [each.name for each in config.tables], service)
-        await gates.require_tables(service, [each.target for each in config.tables], service)
+        for session in (monolith, service):
+            await gates.require_tables(session, gates.names_on(config, session.side), service)
         await preflight.require_rights(monolith, service, config.tables)
         preflight.require_followable(config.tables)
-        row = await sides.read(service)
-        if row is None:
-            message = "a run without its side row"
-            raise AssertionError(message)
         if is_adopting:
             await _adopt_rounds(monolith, service)
-        versions, maps = await _look(config, monolith, service, reporter, is_adopting=is_adopting)
+        direction, epoch = await read_direction(monolith, service)
+        by_side = {each.side: each for each in (monolith, service)}
+        hot, cold = by_side[direction.source], by_side[direction.target]
+        versions, maps = await _look(config, hot, cold, reporter, is_adopting=is_adopting)
         algorithm = await choose_algorithm(monolith, service)
         async with rounds.open_line(
-            config, (monolith, service), maps, run.run, row.epoch, algorithm, versions, reporter
+            config, (hot, cold), maps, run.run, epoch, algorithm, versions, reporter
         ) as line:
-            yield Footing(monolith, service, run, maps, line)
+            yield Footing(hot, cold, run, maps, line)
 
 
-async def _adopt_rounds(hot: Session, cold: Session) -> None:
+async def read_direction(monolith: Session, service: Session) -> tuple[Direction, int]:
+    """Return which way rows go, and in which epoch.
+
+    Raises:
+        NoOwner: A change of owner is half done.
+        Stranded: Both sides take writes.
+        Refused: The owner has gone back to before the other side was told of it.
+
+    """
+    one, other = await sides.read_both(monolith, service)
+    if one is None or other is None:
+        message = "a run without its side rows"
+        raise AssertionError(message)
+    direction = sides.find_direction(one, other)
+    hot, cold = (one, other) if direction is Direction.FORWARD else (other, one)
+    if hot.epoch < cold.epoch:
+        raise Refused(
+            f"The {hot.side}, which owns the tables, is in epoch {hot.epoch}, and the {cold.side} "
+            f"in {cold.epoch}: the {hot.side}'s database has gone back in time",
+            wanted="Two databases that know of the same changes of owner",
+            todo=rounds.GONE_BACK,
+        )
+    if cold.epoch < hot.epoch:  # a change that was undone
+        await sides.align_epoch(monolith if cold is one else service, hot)
+    return direction, hot.epoch
+
+
+async def _adopt_rounds(monolith: Session, service: Session) -> None:
     """Go on from databases of which one has gone back in time, as an operator has decided."""
-    last = await ledger.read_last_round(cold)
-    is_behind = (
-        last is not None
-        and (await hot.fetch_one("rounds", "has_gone_back", last.source_position)).has_gone_back
-    )
-    if await sides.align_rounds(hot, cold) or is_behind:
-        await ledger.forget_rounds(cold, "sync went on from databases that did not fit")
+    await sides.align_epochs(monolith, service)
+    last = await ledger.read_last_round(service)
+    is_behind = False
+    if last is not None:
+        source = monolith if last.source is Side.MONOLITH else service
+        found = await source.fetch_one("rounds", "has_gone_back", last.source_position)
+        is_behind = found.has_gone_back
+    if await sides.align_rounds(monolith, service) or is_behind:
+        await ledger.forget_rounds(service, "sync went on from databases that did not fit")
 
 
 async def _look(
-    config: Config, monolith: Session, service: Session, reporter: Reporter, *, is_adopting: bool
+    config: Config, hot: Session, cold: Session, reporter: Reporter, *, is_adopting: bool
 ) -> tuple[dict[Side, str], list[TableMap]]:
     """Look at the tables until nothing is left to be settled; return them, and as of when."""
+    direction = Direction.from_source(hot.side)
+    monolith, service = (hot, cold) if direction is Direction.FORWARD else (cold, hot)
     for _ in range(MAX_LOOKS):
         # The versions first: whatever changes after that, a round will notice.
         versions = await _read_versions(config, monolith, service)
-        maps = await gates.read_maps(config, monolith, service)
-        if not await sync.settle(
-            config, monolith, service, maps, reporter, is_adopting=is_adopting
-        ):
+        maps = await gates.read_maps(config, monolith, service, direction)
+        if not await sync.settle(config, hot, cold, maps, reporter, is_adopting=is_adopting):
             return versions, maps
-    raise StructureChanged(Side.MONOLITH)
+    raise StructureChanged(hot.side)
 
 
 async def _read_versions(config: Config, monolith: Session, service: Session) -> dict[Side, str]:
     found: dict[Side, str] = {}
-    for session, names in (
-        (monolith, [each.name for each in config.tables]),
-        (service, [each.target for each in config.tables]),
-    ):
-        tables = await catalog.find_tables(session, names)
+    for session in (monolith, service):
+        tables = await catalog.find_tables(session, gates.names_on(config, session.side))
         oids = [each.oid for each in tables if each.oid is not None]
         found[session.side] = await rounds.read_version(session, oids)
     return found
@@ -118,7 +149,7 @@ async def require_copied(monolith: Session, service: Session) -> Run:
             wanted="A migration whose copy is complete",
             todo="Run `ordermigrate prepare` and `ordermigrate copy` if one is wanted",
         )
-    if run.phase not in {Phase.COPIED, Phase.SYNCING}:
+    if run.phase not in FOLLOWED:
         raise Refused(
             f"The migration is in phase {run.phase}: the copy is not complete",
             wanted="Every row of the copy's snapshot on the service; what was written since is "
@@ -179,21 +210,22 @@ def pause_after(failures: int) -> float:
     return min(0.1 * 2 ** min(failures, 6), _LONGEST_WAIT) if failures else 0.0
 
 
-def make_impatient(config: Config) -> Config:
-    """Return a configuration by which each connection is tried once: `persist` does the waiting.
-
-    It says what it waits for, and sees that it is told to stop.
-    """
-    limits = config.limits.model_copy(update={"retry_deadline_seconds": 0.0})
-    return config.model_copy(update={"limits": limits})
-
-
 class _Missing(Refused):
     """Something that was there a moment ago is not: cancelled, or dropped; another look tells."""
 
 
 # What ends a line, and may be gone when the next one is opened.
-_HARMLESS = (PartCollides, StructureChanged, ConnectionLost, GaveWay, LockTimeout, _Missing)
+_HARMLESS = (
+    PartCollides,
+    StructureChanged,
+    OwnerChanged,
+    NoOwner,
+    Unsettled,
+    ConnectionLost,
+    GaveWay,
+    LockTimeout,
+    _Missing,
+)
 
 
 async def _attempt(work: Callable[[], Awaitable[_T]], *, is_first: bool) -> _T:
@@ -215,6 +247,8 @@ def _bear(config: Config, tally: Tally, reporter: Reporter, ended: Exception, fa
     if isinstance(ended, PartCollides) and not tally.takes_all:
         tally.takes_all = True  # which mends it
         return failures
+    if isinstance(ended, OwnerChanged) and not failures:
+        return failures + 1  # the next line goes the other way
     if isinstance(ended, OrdermigrateError):
         if _is_over(config, tally):
             raise ended
@@ -223,11 +257,21 @@ def _bear(config: Config, tally: Tally, reporter: Reporter, ended: Exception, fa
     else:
         if failures and _is_over(config, tally):
             raise _explain(ended) from None
-        reporter.report(SyncWaits(str(ended) or _COLLIDES))
+        reporter.report(SyncWaits(_say(ended)))
     return failures + 1
 
 
+def _say(ended: Exception) -> str:
+    return "the owner has changed" if isinstance(ended, OwnerChanged) else str(ended) or _COLLIDES
+
+
 def _explain(ended: Exception) -> Refused:
+    if isinstance(ended, OwnerChanged):
+        return Refused(
+            "Again and again, the owner changes between two looks at both sides",
+            wanted="One owner for as long as a round takes",
+            todo="See `ordermigrate status`; then run the command again",
+        )
     if isinstance(ended, StructureChanged):
         return Refused(
             f"Again and again, {ended} between two looks at them",
@@ -269,7 +313,7 @@ async def run_sync(
     is_adopting: bool,
 ) -> None:
     """Follow the source until enough, stopped, or cut off."""
-    config = make_impatient(config)
+    config = db.make_impatient(config)  # `persist` does the waiting, and says for what
     async with db.opened(config, Side.SERVICE, "sync: standby") as standby:
         if not await take_sync_lock(standby, tally, stop, reporter):
             return

@@ -10,12 +10,23 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
-from ordermigrate import capture, catalog, db, families, ledger, locks, mapping, preflight, sides
+from ordermigrate import (
+    capture,
+    catalog,
+    db,
+    families,
+    ledger,
+    locks,
+    mapping,
+    preflight,
+    reversing,
+    sides,
+)
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
-from ordermigrate.model import TableMap, TableName
+from ordermigrate.model import Direction, Side, TableMap, TableName
 from ordermigrate.phases import Phase
 
 
@@ -23,6 +34,7 @@ from ordermigrate.phases import Phase
 class Ground:
     """Both sessions, the tables as they are, and the run if there is one."""
 
+    config: Config
     monolith: Session
     service: Session
     maps: list[TableMap]
@@ -41,13 +53,13 @@ async def stand_on_ground(
         await require_tables(monolith, [each.name for each in config.tables], service)
         is_absent = await _apply_family(config, service, steps, is_dry_run=is_dry_run)
         if is_absent and is_dry_run:
-            yield Ground(monolith, service, [], None)
+            yield Ground(config, monolith, service, [], None)
             return
         await require_tables(service, [each.target for each in config.tables], service)
         await preflight.require_rights(monolith, service, config.tables)
         maps = await read_maps(config, monolith, service)
         preflight.require_sound_tables(maps)
-        yield Ground(monolith, service, maps, run)
+        yield Ground(config, monolith, service, maps, run)
 
 
 async def require_tables(session: Session, names: Sequence[TableName], service: Session) -> None:
@@ -111,8 +123,13 @@ async def read_run(monolith: Session, service: Session) -> Run | None:
     return run
 
 
-async def read_maps(config: Config, monolith: Session, service: Session) -> list[TableMap]:
-    """Read the family's tables on both sides and pair them up."""
+async def read_maps(
+    config: Config,
+    monolith: Session,
+    service: Session,
+    direction: Direction = Direction.FORWARD,
+) -> list[TableMap]:
+    """Read the family's tables on both sides and pair them up, the source's first."""
     tables = []
     for session, names in (
         (monolith, [each.name for each in config.tables]),
@@ -121,7 +138,13 @@ async def read_maps(config: Config, monolith: Session, service: Session) -> list
         async with locks.locked_snapshot(session, names):
             tables.append(await catalog.read_tables(session, names))
     await preflight.require_sound_expressions(monolith, config.tables)
-    return mapping.build_maps(config.tables, *tables)
+    maps = mapping.build_maps(config.tables, *tables)
+    return maps if direction is Direction.FORWARD else reversing.reverse_maps(maps)
+
+
+def names_on(config: Config, side: Side) -> list[TableName]:
+    """Return the family's names on one side."""
+    return [each.name if side is Side.MONOLITH else each.target for each in config.tables]
 
 
 async def _apply_family(

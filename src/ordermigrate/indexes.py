@@ -57,7 +57,7 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 name=sql.Identifier(trigger.name),
             )
             done.append(
-                f"trigger {trigger.name} on {table.name} is off until `ordermigrate cancel`"
+                f"trigger {trigger.name} on {table.name} is off until this side owns the tables"
             )
         for key in table.foreign_keys_by_scope(family)["within"]:
             await ledger.record_object(
@@ -67,20 +67,28 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 "indexes", "drop_constraint", table=table.name.sql, name=sql.Identifier(key.name)
             )
             done.append(
-                f"foreign key {key.name} on {table.name} is off until `ordermigrate cancel`"
+                f"foreign key {key.name} on {table.name} is off until this side owns the tables"
             )
     return done
 
 
-async def unsilence(target: Session) -> list[str]:
+async def unsilence(target: Session, *, is_hasty: bool = False) -> list[str]:
     """Bring back what `silence` switched off, as it was recorded, in the caller's transaction.
 
     A foreign key that rows on the target break comes back as NOT VALID. Returns a sentence for
     each thing that is not quite as it was.
+
+    Args:
+        target: A session in the database where it was recorded.
+        is_hasty: Whether writers wait: then no row is looked at, and `validate_keys` is for later.
+
     """
     notes: list[str] = []
     for recorded in await ledger.read_objects(target, "foreign_key"):
-        notes.extend(await _restore_key(target, recorded))
+        if is_hasty:
+            await _restore_key_unseen(target, recorded)
+        else:
+            notes.extend(await _restore_key(target, recorded))
     for recorded in await ledger.read_objects(target, "trigger"):
         table = TableName(**recorded.definition["table"])
         block = {"A": "enable_trigger_always", "R": "enable_trigger_on_replica"}.get(
@@ -118,6 +126,68 @@ async def _restore_key(target: Session, recorded: RecordedObject) -> list[str]:
             )
     await ledger.mark_restored(target, recorded)
     return notes
+
+
+async def _restore_key_unseen(target: Session, recorded: RecordedObject) -> None:
+    """Bring a foreign key back for new rows only, without a look at those that are there.
+
+    A partitioned table cannot have one that is NOT VALID, but each of its parts can.
+    """
+    table, definition = TableName.parse(recorded.table_name), str(recorded.definition["definition"])
+    definition = definition.removesuffix(" NOT VALID") + " NOT VALID"
+    leaves = await target.fetch_all("indexes", "read_leaves", str(table))
+    for each in leaves:
+        leaf = TableName(each.schema_name, each.table_name)
+        there = await target.fetch_one(
+            "indexes", "find_constraint", leaf.schema, leaf.name, recorded.name
+        )
+        if there is None:
+            text: dict[str, object] = {"definition": definition}
+            await target.run(_add_constraint(leaf, sql.Identifier(recorded.name), text))
+    await ledger.mark_restored(target, recorded)
+
+
+async def validate_keys(target: Session) -> list[str]:
+    """Have foreign keys that came back in haste look at the rows that are there.
+
+    Blocks neither readers nor writers. Returns a sentence for each that rows break.
+    """
+    notes: list[str] = []
+    for recorded in await ledger.read_objects(target, "foreign_key", state="restored"):
+        if recorded.definition["is_validated"]:
+            notes.extend(await _validate_key(target, recorded))
+    return notes
+
+
+async def _validate_key(target: Session, recorded: RecordedObject) -> list[str]:
+    table, name = TableName.parse(recorded.table_name), sql.Identifier(recorded.name)
+    try:
+        for each in await target.fetch_all("indexes", "read_leaves", str(table)):
+            leaf = TableName(each.schema_name, each.table_name)
+            found = await target.fetch_one(
+                "indexes", "find_constraint", leaf.schema, leaf.name, recorded.name
+            )
+            if found is not None and not found.is_validated:
+                await _run_unhurried(
+                    target,
+                    queries.compose("indexes", "validate_constraint", table=leaf.sql, name=name),
+                )
+        there = await target.fetch_one(
+            "indexes", "find_constraint", table.schema, table.name, recorded.name
+        )
+        if there is None:  # a partitioned table's own takes in those of its parts
+            await _run_unhurried(target, _add_constraint(table, name, recorded.definition))
+    except Refused as refused:
+        return [
+            f"foreign key {recorded.name} on {table} is NOT VALID: rows break it ({refused.fact})"
+        ]
+    return []
+
+
+async def _run_unhurried(target: Session, statement: str) -> None:
+    async with target.transaction():
+        await target.set_local("statement_timeout", "0")
+        await target.run_long(statement)
 
 
 async def drop_for_load(target: Session, maps: Iterable[TableMap]) -> list[IndexesDropped]:

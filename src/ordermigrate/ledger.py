@@ -34,6 +34,7 @@ _TABLES = (
     "create_subtraction",
     "create_structure",
     "create_round",
+    "create_owner_change",
 )
 ROUNDS_KEPT = 2000
 
@@ -137,6 +138,7 @@ class LastRound:
     is_complete: bool
     seconds: float
     source_position: str
+    source: Side
     applied_at: datetime
     age_seconds: float
     rounds_per_second: float
@@ -396,11 +398,25 @@ async def record_object(
     )
 
 
-async def read_objects(service: Session, *kinds: str) -> list[RecordedObject]:
-    """Return what is recorded and still off, the heaviest first."""
+async def install_records(session: Session) -> None:
+    """Create the table of recorded objects alone, in the caller's transaction.
+
+    Definitions are kept where the objects are, so that what is taken off and its record commit
+    together.
+    """
+    await session.fetch_all("ledger", "create_recorded_object")
+
+
+async def has_records(session: Session) -> bool:
+    """Whether definitions can be on record in this database."""
+    return bool((await session.fetch_one("ledger", "has_records")).has_records)
+
+
+async def read_objects(session: Session, *kinds: str, state: str = "off") -> list[RecordedObject]:
+    """Return what is recorded in a database and still off, or `restored`; the heaviest first."""
     return [
         RecordedObject(row.table_name, row.kind, row.object_name, row.definition)
-        for row in await service.fetch_all("ledger", "read_objects", list(kinds))
+        for row in await session.fetch_all("ledger", "read_objects", list(kinds), state)
     ]
 
 
@@ -509,6 +525,13 @@ async def read_structure(service: Session, side: Side) -> dict[str, Any] | None:
     return row.fingerprint if row else None
 
 
+async def note_owner(
+    service: Session, epoch: int, owner: Side, pause_seconds: float | None, command: str
+) -> None:
+    """Record who owns the tables since an epoch; what is on record of it stays."""
+    await service.fetch_all("ledger", "note_owner", epoch, owner.value, pause_seconds, command)
+
+
 async def forget_rounds(service: Session, reason: str) -> None:
     """Forget all rounds on record, and with them what was proved."""
     async with service.transaction():
@@ -519,4 +542,4 @@ async def forget_rounds(service: Session, reason: str) -> None:
 async def read_last_round(service: Session) -> LastRound | None:
     """Return the newest round, or None before the first."""
     row = await service.fetch_one("ledger", "read_last_round")
-    return row and LastRound(*row)
+    return row and LastRound(*row._replace(source=Side(row.source)))

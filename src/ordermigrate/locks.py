@@ -133,28 +133,50 @@ async def excluding_writers(
 
     """
     tables = list(tables)
-    async with session.transaction(
-        partial(_begin_excluding, session, tables, is_exclusive=is_exclusive)
-    ):
+
+    async def begin() -> None:
+        await begin_excluding(session, tables, is_exclusive=is_exclusive)
+
+    async with session.transaction(begin):
         yield
 
 
-async def _begin_excluding(
-    session: Session, tables: Sequence[TableName], *, is_exclusive: bool
-) -> None:
+async def begin_excluding(
+    session: Session,
+    tables: Sequence[TableName],
+    *,
+    is_exclusive: bool = False,
+    longest_seconds: float | None = None,
+) -> float:
+    """Begin a transaction that keeps writers out of the tables, as `excluding_writers` has it.
+
+    Args:
+        session: In no transaction.
+        tables: The tables, and all that inherits from them.
+        is_exclusive: Whether readers have to stay out as well.
+        longest_seconds: For how long to queue at most, from one try to the next.
+
+    Returns:
+        Since when writers may have waited behind us, by the monotonic clock.
+
+    Raises:
+        LockTimeout: Within lock_timeout the locks were not to be had; says who holds them.
+
+    """
     patience = float(session.route.settings["lock_timeout"]) / 1000
     end = time.monotonic() + patience
     longest = session.identity.deadlock_timeout_ms // 2
+    if longest_seconds is not None:
+        longest = max(1, min(longest, round(longest_seconds * 1000)))
     block = "lock_exclusively" if is_exclusive else "lock_against_writers"
     tries = 0
     while True:
         await session.run("BEGIN")
         try:
-            # Above deadlock_timeout, for it is then that an autovacuum is made to give way.
-            await session.set_local("lock_timeout", str(2 * longest + 500))
-            await session.fetch_all("locks", "lock_against_vacuum", tables=_listed(tables))
+            await lock_against_vacuum(session, tables)
             queued = min(_QUEUE_MS[min(tries, len(_QUEUE_MS) - 1)], longest)
             await session.set_local("statement_timeout", str(queued))
+            began = time.monotonic()
             await session.fetch_all("locks", block, tables=_listed(tables))
             for name in ("lock_timeout", "statement_timeout"):
                 await session.set_local(name, session.route.settings[name])
@@ -170,7 +192,22 @@ async def _begin_excluding(
             # Longer than we have queued: between two tries writers are to have their way.
             await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311  jitter, not a secret
         else:
-            return
+            return began
+
+
+async def lock_against_vacuum(session: Session, tables: Sequence[TableName]) -> None:
+    """Take the lock that blocks no reader and no writer, and that an autovacuum gives way to.
+
+    In the caller's transaction, which can go on to a stronger one without waiting for a vacuum.
+    """
+    # Above deadlock_timeout, for it is then that an autovacuum is made to give way.
+    await session.set_local("lock_timeout", str(session.identity.deadlock_timeout_ms + 500))
+    await session.fetch_all("locks", "lock_against_vacuum", tables=_listed(tables))
+
+
+async def lock_against_writers(session: Session, tables: Sequence[TableName]) -> None:
+    """Keep writers out for the rest of the caller's transaction, which has a timeout of its own."""
+    await session.fetch_all("locks", "lock_against_writers", tables=_listed(tables))
 
 
 async def _explain_writers_timeout(

@@ -146,13 +146,13 @@ def _pair_columns(
         rule = config.columns.get(column.name)
         origin = source.column(column.name)
         if column.generated:
-            pair = _paired(origin, column) if origin else None
+            pair = pair_as_is(origin, column) if origin else None
             if pair:
                 pairs.append(replace(pair, is_generated=True))
             else:
                 notes.append(f"{column.name} is generated on the service: not copied, not compared")
         elif rule is not None:
-            pairs.append(_ruled(column, rule, source))
+            pairs.append(pair_by_rule(column, rule, source))
             if rule.frozen:
                 notes.append(f"{column.name} is frozen: copied once, not compared")
         elif origin is None:
@@ -160,7 +160,7 @@ def _pair_columns(
                 f"{target.name} on the service has a column {quote_name(column.name)} that "
                 f"{source.name} on the monolith does not have"
             )
-        elif pair := _paired(origin, column):
+        elif pair := pair_as_is(origin, column):
             pairs.append(pair)
         else:
             findings.append(
@@ -185,7 +185,7 @@ def _identifier(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def _ruled(column: Column, rule: ColumnRule, source: Table) -> ColumnPair:
+def pair_by_rule(column: Column, rule: ColumnRule, source: Table) -> ColumnPair:
     """Return the pair of a column that the configuration computes.
 
     A column that it merely renames is treated like any other. Otherwise the value is brought to
@@ -196,7 +196,7 @@ def _ruled(column: Column, rule: ColumnRule, source: Table) -> ColumnPair:
     renamed = next(
         (each for each in source.columns if plain in {each.name, _identifier(each.name)}), None
     )
-    pair = _paired(renamed, column) if renamed else None
+    pair = pair_as_is(renamed, column) if renamed else None
     if pair is not None:
         return replace(pair, is_frozen=rule.frozen)
     # A comment at the end of an expression must not swallow what follows it.
@@ -253,7 +253,7 @@ def _textual(  # an expression, and what is compared on each side
     )
 
 
-def _paired(origin: Column, column: Column) -> ColumnPair | None:
+def pair_as_is(origin: Column, column: Column) -> ColumnPair | None:
     """Return the pair of two columns, or None where a value could change on the way."""
     mine, theirs = _identifier(origin.name), _identifier(column.name)
     same_base = origin.base_type == column.base_type

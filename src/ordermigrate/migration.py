@@ -26,29 +26,30 @@ from ordermigrate import (
     gates,
     indexes,
     ledger,
+    ownership,
     proving,
     sides,
+    situation,
 )
+from ordermigrate import cutover as changing
 from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
-from ordermigrate.errors import LockTimeout, Refused
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
-from ordermigrate.model import Side, Table, TableMap
+from ordermigrate.model import Direction, Side, TableMap
 from ordermigrate.outcomes import (
     Cancellation,
     CopiedTable,
     CopyResult,
+    OwnerChange,
     Preparation,
     Status,
     SyncResult,
-    SyncStatus,
-    TableStatus,
     Validation,
 )
-from ordermigrate.phases import Phase
+from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Prepared, Reporter
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
@@ -76,6 +77,12 @@ async def _prepare(
     ground: Ground, steps: list[str], reporter: Reporter, *, is_dry_run: bool
 ) -> Run | None:
     one, other = await sides.read_both(ground.monolith, ground.service)
+    if one is not None and other is not None and other.epoch:
+        # An owner has changed before: each side gets what its part wants.
+        if not is_dry_run:
+            steps.extend(await changing.arm(ground.config, ground.monolith, ground.service))
+            await changing.settle(ground.config, ground.monolith, ground.service, reporter)
+        return await ledger.read_run(ground.service)
     if ground.run is None:
         steps.append("create the schema ordermigrate on both sides, with the ledger on the service")
     elif one is None:
@@ -100,7 +107,7 @@ async def _plan_preparation(ground: Ground) -> list[str]:
         steps.append("capture writes to the monolith's tables, under a lock for a moment")
     for each in ground.maps:
         steps.extend(
-            f"switch off trigger {trigger.name} on {each.target.name} until `ordermigrate cancel`"
+            f"switch off trigger {trigger.name} on {each.target.name} until the service is the owner"
             for trigger in each.target.triggers
             if trigger.enabled != "D"
         )
@@ -136,24 +143,34 @@ async def _prepare_service(ground: Ground, run_id: str) -> list[str]:
             [each.target for each in ground.maps],
             await catalog.read_own_triggers(service),
             row.pass_word,
-            has_rows=run.phase in {Phase.COPIED, Phase.SYNCING},
+            has_rows=run.phase in FOLLOWED,
         )
-    return done
+    return done + await capture.install(
+        service,
+        [each.target for each in ground.maps],
+        await catalog.read_own_triggers(service),
+        is_on=False,
+    )
 
 
 async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
     monolith = ground.monolith
     async with monolith.transaction():
         await sides.install(monolith, run_id, is_hot=True)
+        await ledger.install_records(monolith)
+    row = await sides.read(monolith)
+    if row is None:
+        message = "a row that was just written is not there"
+        raise AssertionError(message)
     tables = [each.source for each in ground.maps]
     triggers = await catalog.read_own_triggers(monolith)
     gaps = capture.find_gaps(tables, triggers) + await change_logs.find_missing(
         monolith, [each.name for each in tables]
     )
-    if gaps and ground.run and ground.run.phase in {Phase.COPIED, Phase.SYNCING}:
+    if gaps and ground.run and ground.run.phase in FOLLOWED:
         reason = f"capture on the monolith had gaps: {'; '.join(gaps)}"
         await ledger.void_validations(ground.service, reason)
-    done = await capture.install(monolith, tables, triggers)
+    done = await ownership.arm(monolith, tables, row.pass_word, is_hot=True)
     return done or [f"mended: {gap}" for gap in gaps]
 
 
@@ -189,7 +206,7 @@ async def copy(
         ground = replace(found, maps=maps, run=run)
         if is_restart and run.phase is not Phase.PREPARED:
             run = await copying.restart(ground, run)
-        if run.phase in {Phase.COPIED, Phase.SYNCING}:
+        if run.phase in FOLLOWED:
             return await _result(ground.service, maps, run, started, is_already_done=True)
         if run.phase is Phase.PREPARED:
             run = await copying.begin(ground, run, reporter)
@@ -204,7 +221,7 @@ async def copy(
 
 async def _plan_copy(ground: Ground, steps: list[str], *, is_restart: bool) -> CopyResult:
     phase = ground.run.phase if ground.run else Phase.NEW
-    is_complete = phase in {Phase.COPIED, Phase.SYNCING}
+    is_complete = phase in FOLLOWED
     if is_restart and phase not in {Phase.NEW, Phase.PREPARED}:
         steps.append("remove what earlier attempts have copied, and begin again")
     if is_complete and not is_restart:
@@ -297,7 +314,7 @@ async def sync(
     )
     run, last = tally.run, None
     try:
-        async with db.opened(following.make_impatient(config), Side.SERVICE, "sync") as service:
+        async with db.opened(db.make_impatient(config), Side.SERVICE, "sync") as service:
             run = await ledger.read_run(service)
             last = await ledger.read_last_validation(service)
     except ConnectionLost:
@@ -344,6 +361,56 @@ async def validate(
     )
 
 
+async def cutover(
+    config: Config,
+    reporter: Reporter,
+    *,
+    max_pause_seconds: float | None = None,
+    is_dry_run: bool = False,
+    is_aborting: bool = False,
+) -> OwnerChange:
+    """Make the service the owner of the tables, or leave the monolith the owner.
+
+    Raises:
+        Refused: A gate is shut (exit code 3).
+        Undone: It failed, and writers go on at the monolith (7).
+        Stranded: A person must look; says what to do (8).
+
+    """
+    return await changing.change_owner(
+        config,
+        reporter,
+        Direction.FORWARD,
+        max_pause_seconds=max_pause_seconds or config.limits.max_pause_seconds,
+        is_dry_run=is_dry_run,
+        is_aborting=is_aborting,
+    )
+
+
+async def rollback(
+    config: Config,
+    reporter: Reporter,
+    *,
+    max_pause_seconds: float | None = None,
+    is_dry_run: bool = False,
+    is_aborting: bool = False,
+) -> OwnerChange:
+    """Make the monolith the owner again, with everything that the service has accepted.
+
+    Raises:
+        OrdermigrateError: As `cutover`, with the sides exchanged.
+
+    """
+    return await changing.change_owner(
+        config,
+        reporter,
+        Direction.REVERSE,
+        max_pause_seconds=max_pause_seconds or config.limits.max_pause_seconds,
+        is_dry_run=is_dry_run,
+        is_aborting=is_aborting,
+    )
+
+
 async def cancel(
     config: Config, reporter: Reporter, *, is_dropping: bool = False, is_dry_run: bool = False
 ) -> Cancellation:
@@ -358,74 +425,4 @@ async def cancel(
 
 async def status(config: Config) -> Status:
     """Tell where the migration stands, from what the two databases say; changes nothing."""
-    async with db.open_pair(config, "status") as (monolith, service):
-        run = await gates.read_run(monolith, service)
-        one, other = await sides.read_both(monolith, service)
-        totals = await ledger.read_totals(service) if run else {}
-        listed = await catalog.find_tables(monolith, [each.name for each in config.tables])
-        estimates = {each.name: each.rows_estimate for each in listed}
-        tables = []
-        for each in config.tables:
-            total = totals.get(str(each.name), ledger.Totals(0, 0, 0, 0))
-            tables.append(
-                TableStatus(
-                    str(each.name),
-                    str(each.target),
-                    total.copied_rows
-                    if total.chunks and total.is_complete
-                    else max(estimates[each.name], total.copied_rows),
-                    total.copied_rows,
-                    total.copied_bytes,
-                    total.chunks,
-                    total.chunks_copied,
-                )
-            )
-        kinds = ("index", "check", "trigger", "foreign_key")
-        objects = await ledger.read_objects(service, *kinds) if run else []
-        hot = [row.side for row in (one, other) if row is not None and row.is_hot]
-        return Status(
-            run.run if run else None,
-            run.phase if run else Phase.NEW,
-            run.phase_since.isoformat() if run else None,
-            "monolith" if not run else (hot[0].value if len(hot) == 1 else "none"),
-            monolith.identity,
-            service.identity,
-            tuple(tables),
-            tuple(
-                f"{each.kind.replace('_', ' ')} {each.name} on {each.table_name}"
-                for each in objects
-            ),
-            await ledger.read_last_validation(service) if run else None,
-            await _read_sync(monolith, service, config) if run else None,
-        )
-
-
-async def _read_sync(monolith: Session, service: Session, config: Config) -> SyncStatus | None:
-    """Tell how far the service is behind, and whether fence and capture are whole."""
-    logs = await change_logs.read_all(monolith)
-    if not logs:
-        return None
-    missing = await change_logs.find_missing(monolith, [each.name for each in config.tables])
-    waiting = [] if missing else await change_logs.measure(monolith, logs)
-    triggers = {each.side: await catalog.read_own_triggers(each) for each in (monolith, service)}
-    tables: dict[Side, list[Table]] = {}
-    for session, names in (
-        (monolith, [each.name for each in config.tables]),
-        (service, [each.target for each in config.tables]),
-    ):
-        found = await catalog.find_tables(session, names)
-        present = [each.name for each in found if each.kind in {"r", "p"}]
-        try:
-            tables[session.side] = list((await catalog.read_tables(session, present)).values())
-        except (LockTimeout, Refused) as unreadable:
-            # Somebody is altering them, or has: what else there is to tell is wanted all the more.
-            missing.append(f"the {session.side}'s tables cannot be looked at: {unreadable.fact}")
-    return SyncStatus(
-        sum(each.changes for each in waiting),
-        max((each.age_seconds or 0.0 for each in waiting), default=0.0),
-        (await service.fetch_one("sessions", "is_sync_at_work")).is_at_work,
-        await ledger.read_last_round(service),
-        {side.value: fence.describe(tables[side], triggers[side]) for side in tables},
-        await fence.count_refused(service),
-        (*missing, *capture.find_gaps(tables.get(Side.MONOLITH, []), triggers[Side.MONOLITH])),
-    )
+    return await situation.read(config)

@@ -44,6 +44,38 @@ class Side(StrEnum):
         return Side.SERVICE if self is Side.MONOLITH else Side.MONOLITH
 
 
+class Direction(StrEnum):
+    """Which way rows go: from the owner, the source, to the other side, the target."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+
+    @classmethod
+    def from_source(cls, source: Side) -> Direction:
+        """Return the direction in which a side is the source."""
+        return cls.FORWARD if source is Side.MONOLITH else cls.REVERSE
+
+    @property
+    def source(self) -> Side:
+        """The side that rows come from."""
+        return Side.MONOLITH if self is Direction.FORWARD else Side.SERVICE
+
+    @property
+    def target(self) -> Side:
+        """The side that they go to."""
+        return self.source.other
+
+    @property
+    def command(self) -> str:
+        """The command that moves the ownership this way."""
+        return "cutover" if self is Direction.FORWARD else "rollback"
+
+    @property
+    def command_line(self) -> str:
+        """The same, as an operator types it."""
+        return f"ordermigrate {self.command}"
+
+
 def quote_name(name: str) -> str:
     """Return `name` as one writes it in SQL, in double quotes only where they are needed."""
     if _PLAIN.match(name) and name not in _RESERVED:
@@ -118,6 +150,7 @@ class Column:
     collation: str | None
     equality_schema: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
+    has_default: bool = False
 
     @property
     def equals(self) -> sql.Composable:
@@ -211,8 +244,13 @@ class Sequence:
 
     name: TableName
     column: str
+    oid: int
     last_value: int | None
     increment: int
+    cache: int
+    least: int
+    most: int
+    can_set: bool
 
 
 @dataclass(frozen=True, slots=True)

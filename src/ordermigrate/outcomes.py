@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ordermigrate.ledger import LastRound, LastValidation
-from ordermigrate.model import Identity
+from ordermigrate.model import Direction, Identity, OwnTrigger, Side
 from ordermigrate.phases import NextStep, Phase, next_steps
+from ordermigrate.readiness import Gate, Timing
 from ordermigrate.verdicts import TableVerdict, Verdict
 
 
@@ -78,6 +80,29 @@ class SyncResult:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnerChange:
+    """What a cutover or rollback did, or would do.
+
+    `outcome` is done, already_done, finished or aborted (an earlier one that was cut off), fenced
+    (a side that took writes without owning the tables), nothing_to_abort or planned.
+    """
+
+    run: str
+    phase: Phase
+    direction: Direction
+    outcome: str
+    owner: str
+    pause_seconds: float | None
+    gates: tuple[Gate, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    steps: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    last_validation: LastValidation | None = None
+    switched: Mapping[Side, Sequence[OwnTrigger]] = field(default_factory=dict)
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Cancellation:
     """What `cancel` removed, or would remove."""
 
@@ -126,6 +151,8 @@ class Status:
     objects_off: tuple[str, ...]
     last_validation: LastValidation | None
     sync: SyncStatus | None
+    alarm: str | None
+    epoch: int
 
 
 @dataclass(frozen=True, slots=True)

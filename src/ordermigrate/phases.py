@@ -20,6 +20,7 @@ class Phase(StrEnum):
     COPYING = "copying"
     COPIED = "copied"
     SYNCING = "syncing"
+    CUT_OVER = "cut_over"
 
 
 MEANING: dict[Phase, str] = {
@@ -28,6 +29,8 @@ MEANING: dict[Phase, str] = {
     Phase.COPYING: "the bulk copy has begun and is not complete",
     Phase.COPIED: "every row of the copy's snapshot is on the service, indexes and statistics too",
     Phase.SYNCING: "what the monolith commits is applied to the service, while sync runs",
+    Phase.CUT_OVER: "the service owns the tables; what it commits is applied to the monolith, "
+    "while sync runs, so that there is a way back",
 }
 
 FOLLOWING: dict[Phase, frozenset[Phase]] = {
@@ -35,8 +38,11 @@ FOLLOWING: dict[Phase, frozenset[Phase]] = {
     Phase.PREPARED: frozenset({Phase.COPYING}),
     Phase.COPYING: frozenset({Phase.COPIED, Phase.PREPARED}),
     Phase.COPIED: frozenset({Phase.SYNCING, Phase.PREPARED}),
-    Phase.SYNCING: frozenset({Phase.PREPARED}),
+    Phase.SYNCING: frozenset({Phase.PREPARED, Phase.CUT_OVER}),
+    Phase.CUT_OVER: frozenset({Phase.SYNCING}),
 }
+# In these every row of the copy is on the service, and rounds are taken.
+FOLLOWED = frozenset({Phase.COPIED, Phase.SYNCING, Phase.CUT_OVER})
 
 
 def check_transition(old: Phase, new: Phase) -> None:
@@ -83,7 +89,8 @@ def next_steps(
             NextStep("ordermigrate copy", "the copy is not complete; it goes on where it stopped")
         ]
     if not is_syncing:
-        steps = [NextStep("ordermigrate sync", "what the monolith writes waits in its change logs")]
+        owner = "service" if phase is Phase.CUT_OVER else "monolith"
+        steps = [NextStep("ordermigrate sync", f"what the {owner} writes waits in its change logs")]
     else:
         steps = []
     if last_verdict is None or is_void:
@@ -100,4 +107,10 @@ def next_steps(
         )
     elif not has_checksums:
         steps.append(NextStep("ordermigrate validate --checksums", "counts alone are no proof"))
-    return steps or [NextStep("ordermigrate status", "in sync and proved equal")]
+    if steps:
+        return steps
+    if phase is Phase.CUT_OVER:
+        return [
+            NextStep("ordermigrate status", "the service owns the tables, and there is a way back")
+        ]
+    return [NextStep("ordermigrate cutover --dry-run", "in sync and proved equal")]

@@ -262,6 +262,65 @@ class Repairing(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Freezing(Event):
+    """All that can be done beforehand is done; the owner's tables are to be locked now."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen(Event):
+    """Writers wait at the owner's tables from now on; nothing of the change is durable."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained(Event):
+    """The last round is committed: both sides hold the same rows, and nobody writes."""
+
+    round: int
+    changes: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntentNoted(Event):
+    """The side that is to own the tables has on record that the other is about to let go."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo(Event):
+    """The old owner is fenced; until the other side has taken over nobody owns the tables."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver(Event):
+    """The new owner takes writes. `pause_seconds` is for how long no side did, at most."""
+
+    side: str
+    pause_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack(Event):
+    """A change of owner was undone: who had the tables has them again."""
+
+    side: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Event):
+    """What can be done at leisure after a change of owner is done."""
+
+    found: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled(Event):
     """Every trace of the migration is gone from both sides."""
 

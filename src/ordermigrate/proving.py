@@ -33,7 +33,7 @@ from ordermigrate.ledger import Run, Standing
 from ordermigrate.locks import GaveWay
 from ordermigrate.model import Side, TableMap
 from ordermigrate.outcomes import Validation, describe_table
-from ordermigrate.phases import Phase
+from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Repairing, Reporter
 from ordermigrate.rounds import Line
 from ordermigrate.sqlstates import ConnectionLost
@@ -69,7 +69,7 @@ async def validate(
     """Compare both sides; see `migration.validate`."""
     async with db.open_pair(config, "validate") as (monolith, service):
         run = await gates.read_run(monolith, service)
-        is_following = run is not None and run.phase in {Phase.COPIED, Phase.SYNCING}
+        is_following = run is not None and run.phase in FOLLOWED
         if is_repairing and not is_following:
             raise Refused(
                 "Only a migration whose copy is complete can be repaired",
@@ -139,13 +139,13 @@ async def _validate_aligned(
     *,
     is_repairing: bool,
 ) -> Validation:
-    repairs = _Repairs(footing.monolith, footing.line.logs, reporter)
+    repairs = _Repairs(footing.hot, footing.line.logs, reporter)
     repaired = 0
     while True:
         standing, scanners = await _align(config, footing, tally, reporter)
         verdict = await validation.compare(
             scanners,
-            footing.monolith,
+            footing.hot,
             footing.line.watcher,
             footing.maps,
             reporter,
@@ -183,7 +183,7 @@ async def _align(
 
     async def take_over(snapshot: str) -> None:
         names = [table.name for table in sources]
-        scanners.append(await scanning.open_scanner(footing.monolith, names, limits, snapshot))
+        scanners.append(await scanning.open_scanner(footing.hot, names, limits, snapshot))
 
     try:
         await line.target.fetch_one("rounds", "hold_turn")
@@ -196,15 +196,13 @@ async def _align(
                 # This very round has made void what is older than itself; the next one does not.
                 scanners.pop().terminate()
             names = [table.name for table in targets]
-            scanners.append(await scanning.open_scanner(footing.service, names, limits))
+            scanners.append(await scanning.open_scanner(footing.cold, names, limits))
         except BaseException:
             with contextlib.suppress(Exception):  # it goes with the session, too
                 await line.target.fetch_one("rounds", "release_turn")
             raise
         await _release_turn(line)
-        for session, tables in zip(
-            (footing.monolith, footing.service), (sources, targets), strict=True
-        ):
+        for session, tables in zip((footing.hot, footing.cold), (sources, targets), strict=True):
             await catalog.require_unchanged(session, tables)
     except BaseException:
         for scanner in scanners:

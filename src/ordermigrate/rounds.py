@@ -39,7 +39,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
-from ordermigrate.model import Side, TableMap
+from ordermigrate.model import Direction, Side, TableMap
 from ordermigrate.progress import (
     ChangesStaged,
     ChangesWritten,
@@ -51,7 +51,7 @@ from ordermigrate.stages import Stage
 from ordermigrate.stream_sessions import StreamSession
 from ordermigrate.together import run_together
 
-_GONE_BACK = (
+GONE_BACK = (
     "Rows may differ without a trace in the logs. `ordermigrate sync --adopt` goes on from here, "
     "and `ordermigrate validate --checksums --repair` then finds and mends them all; or begin anew "
     "with `ordermigrate copy --restart`"
@@ -67,6 +67,10 @@ class StructureChanged(Exception):
     def __init__(self, side: Side) -> None:
         super().__init__(f"the {side}'s tables or triggers have changed")
         self.side = side
+
+
+class OwnerChanged(Exception):
+    """The owner is not the one for which the line was opened, or nobody is."""
 
 
 class PartCollides(Exception):
@@ -96,6 +100,16 @@ class Line:
     def maps(self) -> list[TableMap]:
         """The family."""
         return [stage.map for stage in self.stages]
+
+    @property
+    def direction(self) -> Direction:
+        """Which way the rows go."""
+        return Direction.from_source(self.source.side)
+
+    @property
+    def ledger(self) -> StreamSession:
+        """The session whose transaction keeps the history: the one in the service's database."""
+        return self.target if self.direction is Direction.FORWARD else self.source
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +162,8 @@ async def open_line(
             control.side: [each.source.oid for each in maps],
             book.side: [each.target.oid for each in maps],
         }
-        last = await ledger.read_last_round(book)
+        service = book if book.side is Side.SERVICE else control
+        last = await ledger.read_last_round(service)
         yield Line(
             run,
             epoch,
@@ -163,7 +178,7 @@ async def open_line(
             versions,
             reporter,
             timeouts(config)["statement_timeout"],
-            last.source_position if last else None,
+            last.source_position if last and last.source is control.side else None,
         )
 
 
@@ -249,7 +264,7 @@ async def _run(
         exported = await source.fetch_one("rounds", "export_snapshot")
         await before_commit(exported["name"])
     if is_new:
-        await target.fetch_one(
+        await line.ledger.fetch_one(
             "ledger", "void_validations", "a server's timeline has changed: a failover or a restore"
         )
     done = Round(
@@ -273,7 +288,7 @@ async def _run(
 
 async def _record(line: Line, done: Round, position: str) -> None:
     """Write the round down on both sides, in the transactions that apply it."""
-    await line.target.fetch_one(
+    await line.ledger.fetch_one(
         "ledger",
         "record_round",
         done.number,
@@ -283,10 +298,11 @@ async def _record(line: Line, done: Round, position: str) -> None:
         done.is_complete,
         done.seconds,
         position,
+        line.source.side.value,
     )
     if done.number % _TIDY_EVERY == 0:
         first = done.number - ledger.ROUNDS_KEPT
-        await line.target.fetch_one("ledger", "forget_old_rounds", first)
+        await line.ledger.fetch_one("ledger", "forget_old_rounds", first)
     if await line.source.fetch_one("sides", "end_round", line.run, line.epoch, done.number) is None:
         message = "a side row that was just looked at is not there"
         raise AssertionError(message)
@@ -320,14 +336,14 @@ async def _begin_target(line: Line) -> tuple[int, bool]:
     await target.fetch_one("rounds", "take_turn")
     row = await target.fetch_one("sides", "begin_round", line.run, line.epoch)
     if row is None:
-        raise Refused(
-            f"The {target.side} is not the cold side of migration {line.run} in epoch "
-            f"{line.epoch} any more",
-            wanted="The same migration, with the same owner, as when this command began",
-            todo="See `ordermigrate status`; then run the command again if it is still wanted",
-        )
-    # Until this is committed nobody begins the copy anew; from then on no round is taken.
-    if await target.fetch_one("ledger", "hold_followed", line.run) is None:
+        await _require_run(line, target)
+        raise OwnerChanged
+    # Until this is committed nobody begins the copy anew; from then on no round is taken. (From an
+    # owner who is the service nobody copies.)
+    if (
+        line.ledger is target
+        and await target.fetch_one("ledger", "hold_followed", line.run) is None
+    ):
         raise Refused(
             f"The copy of migration {line.run} was begun anew, or its owner changes",
             wanted="A copy that is complete, and stays so",
@@ -343,21 +359,34 @@ async def _begin_target(line: Line) -> tuple[int, bool]:
     return row["round"], row["timeline"] is not None and now != row["timeline"]
 
 
+async def _require_run(line: Line, session: StreamSession) -> None:
+    """Raise `Refused` where a side belongs to another migration by now, or to none."""
+    row = await session.fetch_one("sides", "read_side")
+    if row is None or row["run"] != line.run:
+        raise _other_run(line, session.side)
+
+
+def _other_run(line: Line, side: Side) -> Refused:
+    return Refused(
+        f"The {side} does not belong to migration {line.run} any more",
+        wanted="The same migration as when this command began",
+        todo="See `ordermigrate status`; then run the command again if it is still wanted",
+    )
+
+
 def _require_place(line: Line, look: dict[str, object] | None, number: int) -> None:
     """Refuse a source that is not this migration's, or not where its target is."""
     side = line.source.side
-    if look is None or look["run"] != line.run or look["epoch"] != line.epoch or not look["is_hot"]:
-        raise Refused(
-            f"The {side} is not the owner in migration {line.run}, epoch {line.epoch}, any more",
-            wanted="The same migration, with the same owner, as when this command began",
-            todo="See `ordermigrate status`; then run the command again if it is still wanted",
-        )
+    if look is None or look["run"] != line.run:
+        raise _other_run(line, side)
+    if look["epoch"] != line.epoch or not look["is_hot"]:
+        raise OwnerChanged
     if look["round"] not in {number - 1, number - 2}:
         raise Refused(
             f"The {side} is at round {look['round']}, the {side.other} at {number - 1}: one of the "
             "two databases has gone back in time (restored from a backup?)",
             wanted="Two databases that have taken the same rounds, or the last one half",
-            todo=_GONE_BACK,
+            todo=GONE_BACK,
         )
 
 
@@ -371,7 +400,7 @@ async def _require_forward(line: Line, position: str) -> None:
             f"The {line.source.side}'s write-ahead log is at {position}, before the "
             f"{line.last_position} of the last round: the database has gone back in time",
             wanted="The database that the last round was taken from, with all it had committed",
-            todo=_GONE_BACK,
+            todo=GONE_BACK,
         )
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ordermigrate.control import Session
-from ordermigrate.errors import Refused, UsageError
-from ordermigrate.model import Side
+from ordermigrate.errors import Refused, Stranded, UsageError
+from ordermigrate.model import Direction, Side
 
 # What the service's row says while a cancellation is under way.
 CANCELLING = {"cancel": True}
@@ -31,6 +31,15 @@ class SideRow:
     round: int
     pass_word: str = field(repr=False)
     intent: dict[str, Any] | None = None
+
+    @property
+    def token(self) -> str | None:
+        """Who intends to change the owner, if anybody does."""
+        return (self.intent or {}).get("token")
+
+
+class NoOwner(Refused):
+    """Both sides refuse writes: a change of owner was cut off between its two commits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,38 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
     return one, other
 
 
+def find_direction(one: SideRow, other: SideRow) -> Direction:
+    """Return which way rows go now: from the owner to the other side.
+
+    Raises:
+        NoOwner: A change of owner is half done.
+        Stranded: Both sides take writes.
+
+    """
+    if one.is_hot and other.is_hot:
+        stale = one if one.epoch < other.epoch else other
+        owner = other if stale is one else one
+        raise Stranded(
+            f"BOTH sides take writes: the {owner.side} has owned the tables since epoch "
+            f"{owner.epoch}, and the {stale.side}, still in epoch {stale.epoch}, has gone back to "
+            "before it let go (a failover that lost its last transactions, or a restored backup)",
+            wanted="One owner",
+            todo=f"Run `{Direction.from_source(stale.side).command_line}` at once: it fences the "
+            f"{stale.side} off and says what was written there meanwhile",
+        )
+    if not one.is_hot and not other.is_hot:
+        later = one if one.epoch > other.epoch else other
+        direction = Direction.from_source(later.side)
+        raise NoOwner(
+            "Nobody owns the tables: both sides refuse writes, for a change of owner was cut off "
+            f"after the {later.side} had let go",
+            wanted="One owner",
+            todo=f"Run `{direction.command_line}` to finish it, or "
+            f"`{direction.command_line} --abort` to give the tables back to the {later.side}",
+        )
+    return Direction.from_source(one.side if one.is_hot else other.side)
+
+
 async def find_place(session: Session, position: str | None = None) -> Place | None:
     """Return where this database is, in one query, or None where its row is gone.
 
@@ -140,6 +181,21 @@ async def align_rounds(monolith: Session, service: Session) -> bool:
     for session in (service, monolith):
         await session.fetch_all("sides", "set_round", latest)
     return True
+
+
+async def align_epochs(monolith: Session, service: Session) -> None:
+    """Let an owner who has gone back in time be in the epoch that the other side knows of."""
+    one, other = await read_both(monolith, service)
+    if one is None or other is None or one.is_hot == other.is_hot:
+        return
+    epoch = max(one.epoch, other.epoch)
+    for session in (service, monolith):
+        await session.fetch_all("sides", "set_epoch", epoch)
+
+
+async def align_epoch(cold: Session, owner: SideRow) -> None:
+    """Let a cold side follow the owner's later epoch; what was intended for it is over."""
+    await cold.fetch_all("sides", "align_epoch", owner.run, owner.epoch)
 
 
 async def note_intent(session: Session, intent: dict[str, Any] | None) -> None:

@@ -30,7 +30,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
-from ordermigrate.model import OwnTrigger, Table, TableMap, TableName
+from ordermigrate.model import OwnTrigger, Side, Table, TableMap, TableName
 from ordermigrate.progress import (
     Quiet,
     Reporter,
@@ -52,6 +52,10 @@ LINE_SECONDS = 86_400.0
 MAX_CHANGES = 250_000
 _MEND = "`ordermigrate prepare` mends it; then prove what was not captured with "
 _PROVE = "`ordermigrate validate --checksums --repair`"
+
+
+class Unsettled(Refused):
+    """The side that has let go is not yet made ready for rounds."""
 
 
 @dataclass(slots=True)
@@ -241,8 +245,8 @@ async def settle(
     Args:
         config: Where the sides are.
         hot: A session on the side that is captured.
-        cold: A session on the other, whose database holds the ledger.
-        maps: The family as it is now.
+        cold: A session on the other.
+        maps: The family as it is now, from the hot side to the other.
         reporter: Whom to tell.
         is_adopting: Go on with tables that have changed; what was proved is void then.
 
@@ -255,20 +259,21 @@ async def settle(
     """
     void: list[str] = []
     found: list[str] = []
-    known = await ledger.read_structure(cold, hot.side)
+    service = hot if hot.side is Side.SERVICE else cold
+    known = await ledger.read_structure(service, hot.side)
     seen = await _see(hot, [each.source for each in maps])
     if known is not None:
         now = await _settle_source(config, hot, seen, known, void, found, is_adopting=is_adopting)
     else:
         now = seen.describe()
-    was = await ledger.read_structure(cold, cold.side)
+    was = await ledger.read_structure(service, cold.side)
     there = await _settle_target(cold, [each.target for each in maps], was, void, found)
     if void or now != known or there != was:
-        async with cold.transaction():
+        async with service.transaction():
             for reason in void:
-                await ledger.void_validations(cold, reason)
-            await ledger.note_structure(cold, hot.side, now)
-            await ledger.note_structure(cold, cold.side, there)
+                await ledger.void_validations(service, reason)
+            await ledger.note_structure(service, hot.side, now)
+            await ledger.note_structure(service, cold.side, there)
     if found:
         reporter.report(StructureSettled(tuple(found)))
     for reason in void:
@@ -307,8 +312,8 @@ async def _settle_source(
             f"The {hot.side}'s tables have changed: {'; '.join(changes.drift)}",
             wanted="The columns and keys with which the rows were copied: a change of definition "
             "can change rows without a trace in the logs",
-            todo="Undo the change; or make the same one on the service, run `ordermigrate sync "
-            f"--adopt`, and then {_PROVE}",
+            todo=f"Undo the change; or make the same one on the {hot.side.other}, run "
+            f"`ordermigrate sync --adopt`, and then {_PROVE}",
             findings=changes.drift,
         )
     await capture.require_no_subscription(hot, seen.tables)
@@ -365,8 +370,14 @@ async def _settle_target(
         for table in seen.tables
         for key in table.foreign_keys_by_scope(family)["within"]
     ]
+    row = await sides.read(cold)
+    if row is None:
+        message = "a cold side without its row"
+        raise AssertionError(message)
     if active:
-        raise Refused(
+        # After a change of owner they are switched off at leisure: somebody may be about to.
+        kind = Unsettled if row.epoch else Refused
+        raise kind(
             f"On the {cold.side} there is what would act on applied rows: {'; '.join(active)}",
             wanted="Triggers off, and foreign keys inside the family dropped, until this side owns "
             "the tables; each is on record and comes back then",
@@ -375,13 +386,13 @@ async def _settle_target(
         )
     gaps = fence.find_gaps(seen.tables, seen.triggers)
     if gaps:
-        row = await sides.read(cold)
-        if row is None:
-            message = "a cold side without its row"
-            raise AssertionError(message)
         async with cold.transaction():
             await fence.install(cold, seen.tables, seen.triggers, row.pass_word, has_rows=True)
         found.append(f"the fence on the {cold.side} was mended: {'; '.join(gaps)}")
+    stray = [each for each in seen.triggers if capture.is_capture(each) and each.enabled != "D"]
+    if stray:  # they would log what rounds write
+        await capture.install(cold, seen.tables, seen.triggers, is_on=False)
+        found.append(f"capture on the {cold.side}, which is cold, was switched off")
     if known is not None:
         changes = fingerprints.compare_sides(known, seen.describe())
         void.extend((*changes.drift, *changes.rewritten))
@@ -390,4 +401,4 @@ async def _settle_target(
             if not await ledger.is_empty(cold, TableName.parse(part)):
                 void.append(f"{part} was attached to {name} with rows in it")
         void.extend(f"the fence on the {cold.side} was down: {each}" for each in changes.triggers)
-    return (await _see(cold, tables) if gaps else seen).describe()
+    return (await _see(cold, tables) if gaps or stray else seen).describe()

@@ -28,6 +28,8 @@ COMMANDS = {
     "copy": "Copy every row; goes on where it was cut off.",
     "sync": "Apply what the monolith writes, until stopped.",
     "validate": "Prove that both sides hold the same rows.",
+    "cutover": "Make the service the owner of the tables.",
+    "rollback": "Make the monolith the owner again.",
     "status": "Tell where the migration stands and what comes next.",
     "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
@@ -38,6 +40,8 @@ OUTCOMES = {
     3: "refused",
     5: "unavailable",
     6: "busy",
+    7: "undone",
+    8: "stranded",
     EXIT_INTERRUPTED: "interrupted",
 }
 
@@ -70,7 +74,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 refused, 4 different, "
-    "5 unavailable (run again), 6 busy, 130 interrupted (run again).",
+    "5 unavailable (run again), 6 busy, 7 undone, 8 stranded (see the message), "
+    "9 done with rows in quarantine, 130 interrupted (run again).",
 )
 @click.version_option(__version__, message="ordermigrate %(version)s")
 def cli() -> None:

@@ -63,6 +63,8 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
             {**asdict(each), "rows": each.copied_rows, "to": each.target} for each in found.tables
         ],
         steps=steps,
+        alarm=found.alarm,
+        epoch=found.epoch,
         phase_meaning=phases.MEANING[found.phase],
         phase_since=found.phase_since,
         copied_rows=sum(each.copied_rows for each in found.tables),

@@ -108,6 +108,7 @@ SELECT
     a.attnotnull OR top_type.typnotnull AS is_not_null,
     a.attidentity::text AS identity,
     a.attgenerated::text AS generated,
+    a.atthasdef AS has_default,
     CASE WHEN a.attcollation <> 0 THEN a.attcollation::regcollation::text END AS collation,
     -- Where a type of an extension has its own `=`, a bare one would find another's.
     (
@@ -294,7 +295,12 @@ SELECT DISTINCT
     c.relname AS sequence_name,
     CASE WHEN has_sequence_privilege(c.oid, 'SELECT, USAGE') THEN pg_sequence_last_value(c.oid) END
         AS last_value,
-    s.seqincrement AS increment
+    c.oid::bigint AS oid,
+    s.seqincrement AS increment,
+    s.seqcache AS cache,
+    s.seqmin AS least,
+    s.seqmax AS most,
+    has_sequence_privilege(c.oid, 'UPDATE') AS can_set
 FROM pg_catalog.pg_attribute AS a
 LEFT JOIN pg_catalog.pg_attrdef AS ad ON ad.adrelid = a.attrelid AND ad.adnum = a.attnum
 INNER JOIN pg_catalog.pg_depend AS d

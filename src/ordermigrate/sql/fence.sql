@@ -43,6 +43,10 @@ EXECUTE FUNCTION ordermigrate.refuse_write({owner});
 -- Let a trigger fire whatever session_replication_role says.
 ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger};
 
+-- name: stand_by
+-- Keep a trigger of ours from firing, ready to be switched on.
+ALTER TABLE {table} DISABLE TRIGGER {trigger};
+
 -- name: drop_trigger
 -- Remove a trigger of ours.
 DROP TRIGGER IF EXISTS {trigger} ON {table};

@@ -32,7 +32,9 @@ WHERE n.nspname = $1::text AND c.relname = $2::text AND t.relname = $3::text AND
 -- name: find_constraint
 -- Whether a table has a constraint of this name.
 -- $1: schema, $2: table, $3: constraint.
-SELECT k.oid::bigint AS oid
+SELECT
+    k.oid::bigint AS oid,
+    k.convalidated AS is_validated
 FROM pg_catalog.pg_constraint AS k
 INNER JOIN pg_catalog.pg_class AS c ON c.oid = k.conrelid
 INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -49,6 +51,28 @@ ALTER TABLE {table} ADD CONSTRAINT {name} UNIQUE USING INDEX {index};
 -- name: add_constraint
 -- Bring a constraint back by its recorded definition.
 ALTER TABLE {table} ADD CONSTRAINT {name} {definition};
+
+-- name: read_leaves
+-- The parts of a table that hold rows themselves; a plain table is its own.
+-- $1: the table's name, quoted as in SQL.
+SELECT
+    n.nspname AS schema_name,
+    c.relname AS table_name
+FROM pg_partition_tree($1::text::regclass) AS p
+INNER JOIN pg_catalog.pg_class AS c ON c.oid = p.relid
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE p.isleaf
+UNION ALL
+SELECT
+    n.nspname AS schema_name,
+    c.relname AS table_name
+FROM pg_catalog.pg_class AS c
+INNER JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = $1::text::regclass AND c.relkind <> 'p' AND NOT c.relispartition;
+
+-- name: validate_constraint
+-- Look at the rows that were there before the constraint; nobody waits for it.
+ALTER TABLE {table} VALIDATE CONSTRAINT {name};
 
 -- name: set_replica_identity
 -- Let the index identify rows in logical replication again.

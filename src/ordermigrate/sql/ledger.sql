@@ -136,8 +136,27 @@ CREATE TABLE IF NOT EXISTS ordermigrate.round (
     is_complete boolean NOT NULL,
     seconds double precision NOT NULL,
     source_position pg_lsn NOT NULL,
+    source text NOT NULL CONSTRAINT source_is_monolith_or_service CHECK (source IN ('monolith', 'service')),
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+
+-- name: create_owner_change
+-- The history of the owners: since which epoch, by which command, after which pause in seconds.
+CREATE TABLE IF NOT EXISTS ordermigrate.owner_change (
+    epoch bigint PRIMARY KEY,
+    owner text NOT NULL CONSTRAINT owner_is_monolith_or_service CHECK (owner IN ('monolith', 'service')),
+    pause_seconds double precision,
+    command text NOT NULL,
+    changed_by text NOT NULL DEFAULT session_user,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- name: note_owner
+-- Record that a side owns the tables; what is on record stays.
+-- $1: epoch, $2: owner, $3: pause in seconds or null, $4: command.
+INSERT INTO ordermigrate.owner_change (epoch, owner, pause_seconds, command)
+VALUES ($1::bigint, $2::text, $3::float8, $4::text)
+ON CONFLICT (epoch) DO NOTHING;
 
 -- name: insert_run
 -- Begin the ledger of a run; one that is there stays.
@@ -149,6 +168,10 @@ ON CONFLICT DO NOTHING;
 -- name: has_ledger
 -- Whether the ledger's tables are here.
 SELECT to_regclass('ordermigrate.round') IS NOT NULL AS has_ledger;
+
+-- name: has_records
+-- Whether definitions can be on record here.
+SELECT to_regclass('ordermigrate.recorded_object') IS NOT NULL AS has_records;
 
 -- name: read_run
 -- The run, its phase and since when.
@@ -358,15 +381,15 @@ DO UPDATE SET
     changed_at = clock_timestamp();
 
 -- name: read_objects
--- What is recorded and still off, the heaviest first.
--- $1: kinds.
+-- What is recorded and still off, or back again; the heaviest first.
+-- $1: kinds, $2: `off` or `restored`.
 SELECT
     o.table_name,
     o.kind,
     o.object_name,
     o.definition
 FROM ordermigrate.recorded_object AS o
-WHERE o.state = 'off' AND o.kind = ANY($1::text[])
+WHERE o.state = $2::text AND o.kind = ANY($1::text[])
 ORDER BY o.weight DESC, o.table_name, o.object_name;
 
 -- name: claim_object
@@ -436,8 +459,8 @@ SELECT
             WHEN
                 EXISTS (
                     SELECT FROM ordermigrate.phase_change AS p
-                    -- That the first sync has begun changes no row.
-                    WHERE p.phase_change_id > v.phase_changes_before AND p.new_phase <> 'syncing'
+                    -- That the first sync has begun, or another side owns the tables, changes no row.
+                    WHERE p.phase_change_id > v.phase_changes_before AND p.new_phase NOT IN ('syncing', 'cut_over')
                 )
                 THEN 'the phase has changed since'
         END
@@ -466,7 +489,7 @@ FOR SHARE;
 -- $1: the run's id.
 SELECT r.phase
 FROM ordermigrate.run AS r
-WHERE r.run = $1::uuid AND r.phase IN ('copied', 'syncing')
+WHERE r.run = $1::uuid AND r.phase IN ('copied', 'syncing', 'cut_over')
 FOR SHARE;
 
 -- name: count_snapshots
@@ -523,11 +546,13 @@ DELETE FROM ordermigrate.structure;
 -- name: record_round
 -- Record a round in the transaction that applies it.
 -- $1: round, $2: logged changes taken, $3: rows written, $4: rows deleted, $5: whether the logs were
--- emptied, $6: seconds until now, $7: the source's position in its log.
+-- emptied, $6: seconds until now, $7: the source's position in its log, $8: which side that is.
 INSERT INTO ordermigrate.round (
-    round, logged_changes, rows_written, rows_deleted, is_complete, seconds, source_position
+    round, logged_changes, rows_written, rows_deleted, is_complete, seconds, source_position, source
 )
-VALUES ($1::bigint, $2::bigint, $3::bigint, $4::bigint, $5::boolean, $6::float8, $7::text::pg_lsn);
+VALUES (
+    $1::bigint, $2::bigint, $3::bigint, $4::bigint, $5::boolean, $6::float8, $7::text::pg_lsn, $8::text
+);
 
 -- name: forget_old_rounds
 -- Keep the latest rounds only.
@@ -544,6 +569,7 @@ SELECT
     r.is_complete,
     r.seconds,
     r.source_position::text AS source_position,
+    r.source,
     r.applied_at,
     extract(epoch FROM clock_timestamp() - r.applied_at)::float8 AS age_seconds,
     (

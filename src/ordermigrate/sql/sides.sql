@@ -87,6 +87,11 @@ RETURNING s.round;
 -- $1: the round.
 UPDATE ordermigrate.side SET round = $1::bigint;
 
+-- name: set_epoch
+-- Count changes of owner from here.
+-- $1: the epoch.
+UPDATE ordermigrate.side SET epoch = $1::bigint;
+
 -- name: note_timeline
 -- Remember on which timeline this server is.
 -- $1: the timeline.
@@ -96,6 +101,59 @@ UPDATE ordermigrate.side SET timeline = $1::bigint;
 -- Say what is about to happen to this side, so that a command that is cut off can be finished.
 -- $1: what, as JSON, or null.
 UPDATE ordermigrate.side SET intent = $1::jsonb;
+
+-- name: hold_side
+-- Keep this row as it is for the rest of the transaction.
+SELECT s.epoch FROM ordermigrate.side AS s FOR UPDATE;
+
+-- name: give_up
+-- The owner lets go: from its commit on this side is cold. The round is said again, for of the last
+-- one the source's half may have been lost.
+-- $1: the run's id, $2: the epoch, $3: the round that the target has, $4: the intent, as JSON.
+UPDATE ordermigrate.side AS s
+SET is_hot = false, epoch = s.epoch + 1, round = $3::bigint, intent = $4::jsonb
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND s.is_hot
+RETURNING s.epoch;
+
+-- name: take_over
+-- The other side becomes the owner, if that is still intended, and by us.
+-- $1: the run's id, $2: the epoch, $3: the token of the intent.
+UPDATE ordermigrate.side AS s
+SET is_hot = true, epoch = s.epoch + 1, intent = NULL
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot AND s.intent ->> 'token' = $3::text
+RETURNING s.epoch;
+
+-- name: take_back
+-- The side that has let go owns the tables again, if nobody else has decided about it meanwhile.
+-- $1: the run's id, $2: the epoch that it is in, $3: the token of the intent.
+UPDATE ordermigrate.side AS s
+SET is_hot = true, epoch = s.epoch + 1, intent = NULL
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot AND s.intent ->> 'token' = $3::text
+RETURNING s.epoch;
+
+-- name: intend
+-- Say that this side, which is cold, is about to own the tables, or to go on with what was begun.
+-- $1: the run's id, $2: the epoch, $3: the intent, as JSON.
+UPDATE ordermigrate.side AS s
+SET intent = $3::jsonb
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+RETURNING s.epoch;
+
+-- name: align_epoch
+-- A cold side follows the owner's later epoch; what was intended for it is over.
+-- $1: the run's id, $2: the owner's epoch.
+UPDATE ordermigrate.side AS s
+SET epoch = $2::bigint, intent = NULL
+WHERE s.run = $1::uuid AND NOT s.is_hot AND s.epoch < $2::bigint
+RETURNING s.epoch;
+
+-- name: forget_intent
+-- What was intended for this cold side is not any more.
+-- $1: the run's id, $2: the epoch.
+UPDATE ordermigrate.side AS s
+SET intent = NULL
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+RETURNING s.epoch;
 
 -- name: drop_schema
 -- Remove all that is ours in this database but for triggers on the family's tables.

@@ -1,0 +1,48 @@
+-- name: identify_transaction
+-- Name the transaction in which we are, so that its end can be learned even if the reply is lost.
+SELECT
+    pg_backend_pid() AS pid,
+    pg_current_xact_id()::text AS xid,
+    ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint AS timeline;
+
+-- name: end_backend
+-- End the backend that a commit was sent to, if it is still there: one that waits for a standby has
+-- committed already, which nobody sees until it is gone.
+-- $1: its process id, $2: its transaction.
+SELECT pg_terminate_backend(a.pid) AS is_told
+FROM pg_catalog.pg_stat_activity AS a
+WHERE a.pid = $1::integer AND a.backend_xid::text = ($2::text::numeric % 4294967296)::text;
+
+-- name: is_backend_there
+-- Whether that backend still has its transaction.
+-- $1: its process id, $2: its transaction.
+SELECT EXISTS (
+    SELECT
+    FROM pg_catalog.pg_stat_activity AS a
+    WHERE a.pid = $1::integer AND a.backend_xid::text = ($2::text::numeric % 4294967296)::text
+) AS is_there;
+
+-- name: read_outcome
+-- What became of a transaction: committed, aborted or in progress. No row where this server has never
+-- had one of that number.
+-- $1: the transaction.
+SELECT pg_xact_status($1::text::xid8) AS outcome
+WHERE $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot());
+
+-- name: measure_standbys
+-- How many standbys stream from this server, and how many of them have a position on disk; a role
+-- that may not see their positions is told so.
+-- $1: the position.
+SELECT
+    count(*) AS standbys,
+    count(*) FILTER (WHERE r.flush_lsn >= $1::text::pg_lsn) AS flushed,
+    count(*) FILTER (WHERE r.flush_lsn IS NULL) AS hidden
+FROM pg_catalog.pg_stat_replication AS r
+WHERE r.application_name <> 'pg_basebackup';
+
+-- name: limit_freeze
+-- Let the server end the transaction that keeps writers waiting, if nobody else does.
+-- $1: after how many milliseconds.
+SELECT
+    set_config('idle_in_transaction_session_timeout', $1::text, true) AS idle,
+    set_config('statement_timeout', $1::text, true) AS busy;
