@@ -212,11 +212,11 @@ def describe_steps(scene: Scene, max_pause_seconds: float) -> list[str]:
     hot, cold = scene.hot.side, scene.cold.side
     return [
         f"run rounds until little is waiting on the {hot}",
-        f"lock the {hot}'s tables against writers (not readers), for {max_pause_seconds:g} s at most",
+        f"lock the {hot}'s tables against writers, not readers, {max_pause_seconds:g} s at most",
         "run the last round, under a snapshot taken after that lock, and verify its rows",
         f"set the {cold}'s sequences past the {hot}'s",
         f"write on the {cold} what is about to happen",
-        f"commit on the {hot}: fence on, capture off; writers that waited are told to go on there",
+        f"commit on the {hot}: fence on, capture off; writers that waited are told so",
         f"commit on the {cold}: fence off, capture on, its own triggers and foreign keys back",
         f"at leisure: switch the {hot}'s triggers off, and have those foreign keys look at all rows",
     ]

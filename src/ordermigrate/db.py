@@ -256,7 +256,7 @@ async def _diagnose(
 
 
 def make_impatient(config: Config) -> Config:
-    """Return a configuration by which each connection is tried once; the caller does the waiting."""
+    """Return a configuration by which each connection is tried once; the caller waits."""
     limits = config.limits.model_copy(update={"retry_deadline_seconds": 0.0})
     return config.model_copy(update={"limits": limits})
 

@@ -107,7 +107,7 @@ async def _plan_preparation(ground: Ground) -> list[str]:
         steps.append("capture writes to the monolith's tables, under a lock for a moment")
     for each in ground.maps:
         steps.extend(
-            f"switch off trigger {trigger.name} on {each.target.name} until the service is the owner"
+            f"switch off trigger {trigger.name} on {each.target.name} until the service owns it"
             for trigger in each.target.triggers
             if trigger.enabled != "D"
         )
