@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ordermigrate import (
+    capture,
     catalog,
     change_logs,
     db,
@@ -85,7 +86,7 @@ async def change_owner(
         if done is not None:
             return done
         if not is_dry_run:
-            await arm(config, monolith, service)
+            await arm(config, monolith, service, mends_capture=False)
         stop, tally = asyncio.Event(), Tally()
 
         async def work() -> OwnerChange:
@@ -116,8 +117,12 @@ async def change_owner(
         )
 
 
-async def arm(config: Config, monolith: Session, service: Session) -> list[str]:
+async def arm(
+    config: Config, monolith: Session, service: Session, *, mends_capture: bool = True
+) -> list[str]:
     """Put up what is missing of our triggers on both sides, by who owns the tables.
+
+    Where the owner's capture had gaps, and they are mended, what was proved before is void.
 
     Raises:
         NoOwner: Nobody does.
@@ -132,7 +137,15 @@ async def arm(config: Config, monolith: Session, service: Session) -> list[str]:
     for session, row in ((monolith, one), (service, other)):
         names = gates.names_on(config, session.side)
         tables = list((await catalog.read_tables(session, names)).values())
-        done += await ownership.arm(session, tables, row.pass_word, is_hot=row.is_hot)
+        if row.is_hot and mends_capture:
+            gaps = capture.find_gaps(tables, await catalog.read_own_triggers(session))
+            gaps += await change_logs.find_missing(session, names)
+            if gaps:
+                reason = f"capture on the {session.side} had gaps: {'; '.join(gaps)}"
+                await ledger.void_validations(service, reason)
+        done += await ownership.arm(
+            session, tables, row.pass_word, is_hot=row.is_hot, mends_capture=mends_capture
+        )
     return done
 
 
@@ -218,7 +231,7 @@ def describe_steps(scene: Scene, max_pause_seconds: float) -> list[str]:
         f"write on the {cold} what is about to happen",
         f"commit on the {hot}: fence on, capture off; writers that waited are told so",
         f"commit on the {cold}: fence off, capture on, its own triggers and foreign keys back",
-        f"at leisure: switch the {hot}'s triggers off, and have those foreign keys look at all rows",
+        f"at leisure: switch the {hot}'s triggers off, have those foreign keys look at all rows",
     ]
 
 

@@ -28,6 +28,8 @@ from ordermigrate import (
     ledger,
     ownership,
     proving,
+    reclaiming,
+    seizing,
     sides,
     situation,
 )
@@ -391,16 +393,39 @@ async def rollback(
     config: Config,
     reporter: Reporter,
     *,
+    since: str | None = None,
     max_pause_seconds: float | None = None,
     is_dry_run: bool = False,
     is_aborting: bool = False,
+    accepts_loss: bool = False,
 ) -> OwnerChange:
     """Make the monolith the owner again, with everything that the service has accepted.
+
+    Args:
+        config: The configuration.
+        reporter: Whom to tell.
+        since: Where no log says what the service has written: from when on it did.
+        max_pause_seconds: For how long no side may take a write.
+        is_dry_run: Whether only to look.
+        is_aborting: Whether to undo a rollback that was cut off.
+        accepts_loss: Whether the monolith is to be the owner although the service cannot be
+            reached, or, with `since`, although it has rows of its own that would be lost.
 
     Raises:
         OrdermigrateError: As `cutover`, with the sides exchanged.
 
     """
+    if since is not None:
+        return await reclaiming.reclaim(
+            config,
+            reporter,
+            since,
+            max_pause_seconds=max_pause_seconds or config.limits.max_pause_seconds,
+            is_dry_run=is_dry_run,
+            accepts_loss=accepts_loss,
+        )
+    if accepts_loss:
+        return await seizing.seize(config, reporter, is_dry_run=is_dry_run)
     return await changing.change_owner(
         config,
         reporter,

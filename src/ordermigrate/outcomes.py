@@ -87,7 +87,7 @@ class OwnerChange:
     (a side that took writes without owning the tables), nothing_to_abort or planned.
     """
 
-    run: str
+    run: str | None
     phase: Phase
     direction: Direction
     outcome: str

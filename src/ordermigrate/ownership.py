@@ -18,7 +18,12 @@ from ordermigrate.model import OwnTrigger, Table, TableMap
 
 
 async def arm(
-    session: Session, tables: Sequence[Table], pass_word: str, *, is_hot: bool
+    session: Session,
+    tables: Sequence[Table],
+    pass_word: str,
+    *,
+    is_hot: bool,
+    mends_capture: bool = True,
 ) -> list[str]:
     """Put up, or mend, all triggers of ours on one side; return what was done, in sentences.
 
@@ -27,6 +32,8 @@ async def arm(
         tables: The family as it is there.
         pass_word: That database's pass.
         is_hot: Whether the side owns the tables.
+        mends_capture: Whether to mend the owner's capture, too. Who does so has to see to it that
+            what was written without it is found: a gap that is gone is seen by nobody.
 
     Raises:
         LockTimeout: There was no moment in which nobody wrote to them.
@@ -35,7 +42,9 @@ async def arm(
     done: list[str] = []
     triggers = await catalog.read_own_triggers(session)
     missing = await change_logs.find_missing(session, [each.name for each in tables])
-    if missing or capture.find_gaps(tables, triggers, is_on=is_hot):
+    if is_hot and not mends_capture:
+        pass
+    elif missing or capture.find_gaps(tables, triggers, is_on=is_hot):
         done += await capture.install(session, tables, triggers, is_on=is_hot)
         triggers = await catalog.read_own_triggers(session)
     if fence.find_gaps(tables, triggers, is_on=not is_hot):

@@ -314,6 +314,14 @@ class TakenBack(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Reclaimed(Event):
+    """The keys of what the service has written since a moment are in its change logs."""
+
+    since: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settled(Event):
     """What can be done at leisure after a change of owner is done."""
 

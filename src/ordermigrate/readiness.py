@@ -121,9 +121,10 @@ async def _see_validation(scene: Scene) -> str:
         )
     else:
         return f"both sides were equal {last.age_seconds / 60:.0f} min ago, by {last.algorithm}"
-    if scene.direction is Direction.REVERSE and (last is None or last.verdict == "equal"):
-        # The way back stays open: rounds have verified each row that they wrote.
-        return f"{said}; not asked for on the way back"
+    is_sound = last is not None and not last.is_void and last.verdict == "equal"
+    if scene.direction is Direction.REVERSE and is_sound:
+        # The way back stays open: since that proof, rounds have verified each row that they wrote.
+        return f"{said}, which is enough on the way back"
     raise _shut(f"{said} (run `ordermigrate validate --checksums`)")
 
 

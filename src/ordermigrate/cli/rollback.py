@@ -18,6 +18,17 @@ from ordermigrate.cli import changing, options
     is_flag=True,
     help="Undo a rollback that was cut off half-way: the service owns the tables again.",
 )
+@click.option(
+    "--since",
+    metavar="TIMESTAMP",
+    help="Where no log says what the service has written: take rows created or changed since then.",
+)
+@click.option(
+    "--accept-loss",
+    "accepts_loss",
+    is_flag=True,
+    help="Make the monolith the owner although the service, and what it wrote last, is lost.",
+)
 @options.dry_run
 @options.shared
 def command(
@@ -26,12 +37,16 @@ def command(
     *,
     max_pause_seconds: float | None,
     is_aborting: bool,
+    since: str | None,
+    accepts_loss: bool,
     is_json: bool,
     is_dry_run: bool,
 ) -> int:
     """Make the monolith the owner again, with all that the service has accepted.
 
-    The same as a cutover, the other way round; it can be done back and forth.
+    The same as a cutover, the other way round; it can be done back and forth. With --since it needs
+    no log of the service's writes: it takes the rows that say they are new, compares all, and only
+    then changes the owner.
 
     \b
     Example:
@@ -44,9 +59,11 @@ def command(
         lambda reporter: migration.rollback(
             config,
             reporter,
+            since=since,
             max_pause_seconds=max_pause_seconds,
             is_dry_run=is_dry_run,
             is_aborting=is_aborting,
+            accepts_loss=accepts_loss,
         ),
     )
     return changing.show("rollback", config, done, is_json=is_json)

@@ -158,3 +158,11 @@ RETURNING s.epoch;
 -- name: drop_schema
 -- Remove all that is ours in this database but for triggers on the family's tables.
 DROP SCHEMA IF EXISTS ordermigrate CASCADE;
+
+-- name: seize
+-- This side owns the tables again, whatever the other one believes.
+-- $1: the run's id, $2: an epoch that the other cannot have reached.
+UPDATE ordermigrate.side AS s
+SET is_hot = true, epoch = $2::bigint, intent = NULL
+WHERE s.run = $1::uuid AND s.epoch < $2::bigint AND NOT s.is_hot
+RETURNING s.epoch;
