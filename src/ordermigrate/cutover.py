@@ -27,19 +27,20 @@ from ordermigrate import (
     locks,
     ownership,
     readiness,
+    sequences,
     sides,
     sync,
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
-from ordermigrate.errors import Refused, Stranded
+from ordermigrate.errors import OrdermigrateError, Refused, Stranded
 from ordermigrate.following import Footing
 from ordermigrate.handover import Change
 from ordermigrate.ledger import Run
 from ordermigrate.model import Direction, OwnTrigger, Side
 from ordermigrate.outcomes import OwnerChange
 from ordermigrate.phases import Phase
-from ordermigrate.progress import Reporter, Settled, TakenBack, TakenOver
+from ordermigrate.progress import Reporter, Settled, SyncWaits, TakenBack, TakenOver
 from ordermigrate.readiness import Scene
 from ordermigrate.sides import SideRow
 from ordermigrate.sync import Tally
@@ -107,14 +108,41 @@ async def change_owner(
             raise AssertionError(message)
         if is_dry_run:
             return changed
-        notes = await settle(
-            config, monolith, service, reporter, changed.pause_seconds, changed.switched
+        return await _settle_done(config, monolith, service, reporter, changed)
+
+
+async def _settle_done(
+    config: Config, monolith: Session, service: Session, reporter: Reporter, changed: OwnerChange
+) -> OwnerChange:
+    """Do what a change that was just made leaves for later; who owns the tables is decided.
+
+    Where our sessions were cut, others are opened. If it cannot be done even so, that is a note.
+    """
+    given = config, reporter, changed
+    try:
+        return await _settle_once(monolith, service, *given)
+    except OrdermigrateError as failed:
+        reporter.report(SyncWaits(failed.fact))
+    try:
+        async with db.open_pair(config, changed.direction.command) as (one, other):
+            return await _settle_once(one, other, *given)
+    except OrdermigrateError as failed:
+        note = (
+            f"{changed.owner} owns the tables, but what is left to be done at leisure is not done: "
+            f"{failed.fact}; run `{changed.direction.command_line}` again"
         )
-        run = await following.require_copied(monolith, service)
-        last = await ledger.read_last_validation(service)
-        return replace(
-            changed, phase=run.phase, notes=(*changed.notes, *notes), last_validation=last
-        )
+        return replace(changed, notes=(*changed.notes, f"the {note}"))
+
+
+async def _settle_once(
+    monolith: Session, service: Session, config: Config, reporter: Reporter, changed: OwnerChange
+) -> OwnerChange:
+    notes = await settle(
+        config, monolith, service, reporter, changed.pause_seconds, changed.switched
+    )
+    run = await following.require_copied(monolith, service)
+    last = await ledger.read_last_validation(service)
+    return replace(changed, phase=run.phase, notes=(*changed.notes, *notes), last_validation=last)
 
 
 async def arm(
@@ -364,17 +392,42 @@ async def _finish_or_undo(
         config.limits.max_pause_seconds,
         reporter,
     )
-    await handover.adopt(change, hot, cold, source.round)
+    await handover.adopt(change, hot, cold, (source.token, target.token), source.round)
     if is_aborting:
         await handover.take_back(change, "as it was told to")
         await following.read_direction(*_in_order(hot, cold))  # which aligns the epochs
         outcome, owner = "aborted", direction.source
     else:
-        await handover.finish(change, time.monotonic() + change.max_pause_seconds)
+        await _finish(change, hot, cold)
         reporter.report(TakenOver(direction.target.value, 0.0))
         outcome, owner = "finished", direction.target
     notes = await settle(config, *_in_order(hot, cold), reporter)
     return _outcome(await _run_of(hot, cold), direction, outcome, owner, (*change.notes, *notes))
+
+
+async def _finish(change: Change, hot: Session, cold: Session) -> None:
+    """Let the target take over from a source that has let go; its sequences, too, are looked at.
+
+    They were set by the process that was cut off; a standby that has been promoted since may not
+    have that.
+    """
+    direction = change.direction
+    try:
+        pairs = sequences.pair_sequences(change.maps)
+        values = await sequences.read_values(hot, pairs)
+        await sequences.advance(cold, pairs, values, await sequences.count_sessions(hot))
+        await handover.finish(change, time.monotonic() + change.max_pause_seconds)
+    except Stranded:
+        raise
+    except OrdermigrateError as failed:
+        raise Stranded(
+            f"Nobody owns the tables: the {direction.source} has let go, and the "
+            f"{direction.target} could not take over: {failed.fact}",
+            wanted="One owner",
+            todo=f"Run `{direction.command_line}` again to finish, or "
+            f"`{direction.command_line} --abort` to give the tables back to the "
+            f"{direction.source}",
+        ) from failed
 
 
 async def _fence_stale(

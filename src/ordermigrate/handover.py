@@ -60,11 +60,13 @@ STANDBY_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transaction by which its end can be asked for."""
+    """A transaction, how to ask for its end, and what its side's row says once it is done."""
 
     pid: int
     xid: str
     timeline: int
+    epoch: int
+    is_hot: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,7 @@ async def _fill(
     change.reporter.report(Drained(done.number, done.changes))
     await locks.lock_against_writers(taker, change.names[taker.side])
     await sequences.advance(taker, pairs, values, sessions)
-    let_go = await _identify(freezer)
+    let_go = await _identify(freezer, change.epoch + 1, is_hot=False)
     intent = change.intent(let_go, done.number)
     row = await book.fetch_one("sides", "intend", change.run, change.epoch, intent)
     if row is None:
@@ -264,11 +266,12 @@ async def _prepare_taking(change: Change, taker: Session) -> Transaction:
             f"The {taker.side} is not to own the tables any more: another command has decided so",
             todo="See `ordermigrate status`",
         )
-    return await _identify(taker)
+    return await _identify(taker, change.epoch + 1, is_hot=True)
 
 
-async def _identify(session: Session) -> Transaction:
-    return Transaction(*await session.fetch_one("handover", "identify_transaction"))
+async def _identify(session: Session, epoch: int, *, is_hot: bool) -> Transaction:
+    row = await session.fetch_one("handover", "identify_transaction")
+    return Transaction(row.pid, row.xid, row.timeline, epoch, is_hot)
 
 
 async def _forget_intent(change: Change) -> None:
@@ -365,23 +368,32 @@ async def resolve(change: Change, side: Side, transaction: Transaction) -> bool:
 async def read_outcome(session: Session, transaction: Transaction, end: float) -> bool:
     """Return whether a transaction has committed; one that is still there is ended.
 
+    Once it is over its side's row tells. Its number alone does not: after a crash before anything
+    of it was on disk another transaction may have got the same, and on another timeline it means
+    nothing.
+
     Raises:
         Refused: It does not end.
 
     """
     place = await session.fetch_one("rounds", "read_timeline")
-    if place.timeline != transaction.timeline:
-        # Its number means nothing on another timeline; the row says what that server knows.
-        row = await sides.read(session)
-        return row is not None and row.token is not None and not row.is_hot
+    if place.timeline == transaction.timeline:
+        await _end(session, transaction, end)
+    row = await sides.read(session)
+    wanted = transaction.epoch, transaction.is_hot
+    return row is not None and (row.epoch, row.is_hot) == wanted
+
+
+async def _end(session: Session, transaction: Transaction, end: float) -> None:
+    """End a transaction's backend, and wait until it is gone."""
     given = transaction.pid, transaction.xid
     await session.fetch_all("handover", "end_backend", *given)
     while True:
         is_there = (await session.fetch_one("handover", "is_backend_there", *given)).is_there
         row = await session.fetch_one("handover", "read_outcome", transaction.xid)
-        outcome = row.outcome if row is not None else "aborted"
-        if not is_there and outcome != "in progress":
-            return bool(outcome == "committed")
+        # Another role's backend may be hidden from us; what became of a number never is.
+        if not is_there and (row is None or row.outcome != "in progress"):
+            return
         if time.monotonic() >= end:
             raise Refused(f"Backend {transaction.pid} on the {session.side} does not end")
         await asyncio.sleep(LOOK_SECONDS)
@@ -446,7 +458,8 @@ async def finish(change: Change, end: float) -> None:
 
     """
     direction = change.direction
-    async with db.opened(change.config, direction.target, f"{direction.command}: finish") as taker:
+    config = db.make_impatient(change.config)  # whoever asks has a limit of its own
+    async with db.opened(config, direction.target, f"{direction.command}: finish") as taker:
         row = await sides.read(taker)
         if row is not None and row.is_hot and row.epoch > change.epoch:
             return
@@ -484,7 +497,7 @@ async def take_back(change: Change, reason: str) -> None:
                 raise Refused(
                     f"The {session.side}'s row has changed: another command has decided about it"
                 )
-            transaction = await _identify(session)
+            transaction = await _identify(session, change.epoch + 2, is_hot=True)
             if not await _commit(change, session, transaction, time.monotonic() + 1):
                 raise Refused(f"The {session.side}'s server did not take the commit")
     except OrdermigrateError as failed:
@@ -498,13 +511,19 @@ async def take_back(change: Change, reason: str) -> None:
     change.reporter.report(TakenBack(direction.source.value, reason))
 
 
-async def adopt(change: Change, hot: Session, cold: Session, number: int) -> None:
+async def adopt(
+    change: Change, hot: Session, cold: Session, tokens: tuple[str | None, str | None], number: int
+) -> None:
     """Take over a change that another process has left between its two commits.
+
+    Of several who try, one at most gets both rows, for each insists on what it has read there; and
+    whoever has lost a row to another can neither finish nor undo.
 
     Args:
         change: The change, with a token of our own.
         hot: On the side that has let go.
         cold: On the side that is to take over.
+        tokens: Whose intent stood in the two rows when they were read.
         number: The round after which the source has let go.
 
     Raises:
@@ -512,8 +531,12 @@ async def adopt(change: Change, hot: Session, cold: Session, number: int) -> Non
 
     """
     intent = change.intent(None, number)
-    for session, epoch in ((hot, change.epoch + 1), (cold, change.epoch)):
-        if await session.fetch_one("sides", "intend", change.run, epoch, intent) is None:
+    for session, epoch, token in (
+        (hot, change.epoch + 1, tokens[0]),
+        (cold, change.epoch, tokens[1]),
+    ):
+        given = change.run, epoch, intent, token
+        if await session.fetch_one("sides", "adopt_intent", *given) is None:
             raise Refused(
                 f"The {session.side}'s row has changed meanwhile: another command is at work",
                 todo="See `ordermigrate status`; then run the command again if it is still wanted",
@@ -522,5 +545,9 @@ async def adopt(change: Change, hot: Session, cold: Session, number: int) -> Non
 
 def read_transaction(row: SideRow) -> Transaction | None:
     """Return the transaction by which the other side was to let go, as a cold side has it."""
-    noted = (row.intent or {}).get("transaction")
-    return noted and Transaction(int(noted["pid"]), str(noted["xid"]), int(noted["timeline"]))
+    intent = row.intent or {}
+    noted = intent.get("transaction")
+    if not noted:
+        return None
+    pid, xid, timeline = int(noted["pid"]), str(noted["xid"]), int(noted["timeline"])
+    return Transaction(pid, xid, timeline, int(intent["epoch"]) + 1, is_hot=False)

@@ -13,6 +13,7 @@ from ordermigrate import (
     fence,
     gates,
     ledger,
+    rounds,
     sides,
 )
 from ordermigrate.config import Config
@@ -56,7 +57,14 @@ def _find_owner(one: SideRow | None, other: SideRow | None) -> tuple[str, str | 
         direction = sides.find_direction(one, other)
     except (NoOwner, Stranded) as alarm:
         return "none", str(alarm)
-    return direction.source.value, None
+    owner, cold = (one, other) if direction.source is Side.MONOLITH else (other, one)
+    if owner.epoch < cold.epoch:
+        return owner.side.value, (
+            f"The {owner.side} owns the tables in epoch {owner.epoch}, and the {cold.side} knows "
+            f"of epoch {cold.epoch}: the {owner.side}'s database has gone back in time and has "
+            f"lost writes. {rounds.GONE_BACK}"
+        )
+    return owner.side.value, None
 
 
 async def _read_tables(

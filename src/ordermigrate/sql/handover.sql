@@ -24,10 +24,11 @@ SELECT EXISTS (
 
 -- name: read_outcome
 -- What became of a transaction: committed, aborted or in progress. No row where this server has never
--- had one of that number.
+-- had one of that number: then the next number, which we draw, is not beyond it. (A snapshot would not
+-- tell, for the newest one in progress is beyond that.)
 -- $1: the transaction.
 SELECT pg_xact_status($1::text::xid8) AS outcome
-WHERE $1::text::xid8 < pg_snapshot_xmax(pg_current_snapshot());
+WHERE $1::text::xid8 < pg_current_xact_id();
 
 -- name: measure_standbys
 -- How many standbys stream from this server, and how many of them have a position on disk; a role

@@ -139,6 +139,14 @@ SET intent = $3::jsonb
 WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
 RETURNING s.epoch;
 
+-- name: adopt_intent
+-- Go on with what another process has begun, if nobody else has gone on with it since we looked.
+-- $1: the run's id, $2: the epoch, $3: the intent, as JSON, $4: the token of the intent that was there.
+UPDATE ordermigrate.side AS s
+SET intent = $3::jsonb
+WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot AND s.intent ->> 'token' IS NOT DISTINCT FROM $4::text
+RETURNING s.epoch;
+
 -- name: align_epoch
 -- A cold side follows the owner's later epoch; what was intended for it is over.
 -- $1: the run's id, $2: the owner's epoch.
