@@ -48,9 +48,10 @@ from ordermigrate.progress import (
     TakenBack,
     TakenOver,
 )
-from ordermigrate.rounds import Line
+from ordermigrate.rounds import Line, Round
 from ordermigrate.sequences import SequencePair
 from ordermigrate.sides import SideRow
+from ordermigrate.together import run_together
 
 # For how long, beyond the pause, a commit under way is asked about before a person has to.
 RESOLVE_SECONDS = 10.0
@@ -225,41 +226,79 @@ async def _fill(
     pairs: list[SequencePair],
     sessions: int,
 ) -> tuple[Transaction, Transaction]:
-    """Do all that there is between the freeze and the first commit."""
+    """Do all that there is between the freeze and the first commit; writers wait, so it is short.
+
+    What does not depend on each other is done at the same time, each on its own session.
+    """
     limit = str(max(1, round(change.max_pause_seconds * 1000)))
     # If this process dies without a word, the server lets the writers go.
     await freezer.fetch_all("handover", "limit_freeze", limit)
     change.reporter.report(Frozen(freezer.side.value))
-    values = await sequences.read_values(freezer, pairs)
+    work: list[Coroutine[Any, Any, Any]]
+    work = [_drain(change, line), _prepare_letting_go(change, freezer, pairs)]
+    done, (let_go, values) = await run_together(*work)
+    intent = change.intent(let_go, done.number)
+    work = [
+        _note_intent(change, book, intent),
+        _prepare_taking(change, taker, pairs, values, sessions),
+    ]
+    await run_together(*work)
+    work = [_take_over(change, taker), _give_up(change, freezer, done.number, intent)]
+    taken: Transaction = (await run_together(*work))[0]
+    return let_go, taken
+
+
+async def _drain(change: Change, line: Line) -> Round:
     done = await rounds.run_round(line)
     if not done.is_complete or done.is_timeline_new:
         raise Undone("The last round has left something, or a server has failed over meanwhile")
     change.reporter.report(Drained(done.number, done.changes))
-    await locks.lock_against_writers(taker, change.names[taker.side])
-    await sequences.advance(taker, pairs, values, sessions)
-    let_go = await _identify(freezer, change.epoch + 1, is_hot=False)
-    intent = change.intent(let_go, done.number)
-    row = await book.fetch_one("sides", "intend", change.run, change.epoch, intent)
-    if row is None:
-        raise Undone(f"The {taker.side} is not the cold side in epoch {change.epoch} any more")
-    change.reporter.report(IntentNoted(taker.side.value))
-    taken = await _prepare_taking(change, taker)
+    return done
+
+
+async def _prepare_letting_go(
+    change: Change, freezer: Session, pairs: list[SequencePair]
+) -> tuple[Transaction, dict[int, int | None]]:
+    """Switch the source's triggers, in the transaction that keeps writers out."""
+    values = await sequences.read_values(freezer, pairs)
     change.switched[freezer.side] = await ownership.switch(
         freezer, change.source.tables, change.source.triggers, is_hot=False
     )
-    row = await freezer.fetch_one("sides", "give_up", change.run, change.epoch, done.number, intent)
+    return await _identify(freezer, change.epoch + 1, is_hot=False), values
+
+
+async def _note_intent(change: Change, book: Session, intent: str) -> None:
+    row = await book.fetch_one("sides", "intend", change.run, change.epoch, intent)
+    if row is None:
+        raise Undone(f"The {book.side} is not the cold side in epoch {change.epoch} any more")
+    change.reporter.report(IntentNoted(book.side.value))
+
+
+async def _give_up(change: Change, freezer: Session, number: int, intent: str) -> None:
+    row = await freezer.fetch_one("sides", "give_up", change.run, change.epoch, number, intent)
     if row is None:
         raise Undone(f"The {freezer.side} is not the owner in epoch {change.epoch} any more")
-    return let_go, taken
 
 
-async def _prepare_taking(change: Change, taker: Session) -> Transaction:
-    """Do all of the taking over but for its commit."""
+async def _prepare_taking(
+    change: Change,
+    taker: Session,
+    pairs: list[SequencePair],
+    values: dict[int, int | None],
+    sessions: int,
+) -> None:
+    """Do all of the taking over that its side row has no say in."""
+    await locks.lock_against_writers(taker, change.names[taker.side])
+    await sequences.advance(taker, pairs, values, sessions)
     change.switched[taker.side] = await ownership.switch(
         taker, change.target.tables, change.target.triggers, is_hot=True
     )
     if await ledger.has_records(taker):
         change.notes += await indexes.unsilence(taker, is_hasty=True)
+
+
+async def _take_over(change: Change, taker: Session) -> Transaction:
+    """Do the rest of it but for its commit."""
     row = await taker.fetch_one("sides", "take_over", change.run, change.epoch, change.token)
     if row is None:
         raise Refused(
@@ -464,8 +503,8 @@ async def finish(change: Change, end: float) -> None:
         if row is not None and row.is_hot and row.epoch > change.epoch:
             return
         await _begin_taking(change, taker)
-        await locks.lock_against_writers(taker, change.names[taker.side])
-        taken = await _prepare_taking(change, taker)
+        await _prepare_taking(change, taker, [], {}, 0)  # of the sequences the caller has thought
+        taken = await _take_over(change, taker)
         if not await _commit(change, taker, taken, end):
             raise Refused(f"The {taker.side}'s server did not take the commit")
 
