@@ -77,6 +77,16 @@ class Session:
                 todo="Check the server and the network; then run the command again",
             ) from None
 
+    async def commit(self) -> bool:
+        """Commit the open transaction, and return whether it was.
+
+        One that has failed answers COMMIT with ROLLBACK, and that is no error.
+        """
+        async with asyncio.timeout(self._timeout_seconds):
+            with translated(self.side):
+                cursor = await self._connection.execute("COMMIT")
+        return cursor.statusmessage == "COMMIT"
+
     async def run_long(self, statement: str, /, *values: object) -> list[Any]:
         """Run a statement that may take hours, as long as its backend is seen to be alive.
 

@@ -93,6 +93,7 @@ class Change:
     reporter: Reporter
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     notes: list[str] = field(default_factory=list)
+    has_standbys: bool = False
     # Our triggers as the change has left them, on each side.
     switched: dict[Side, list[OwnTrigger]] = field(default_factory=dict)
 
@@ -149,6 +150,7 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
         sessions = await sequences.count_sessions(freezer)
         try:
             await _begin_taking(change, taker)
+            await _warm(change, freezer, taker, pairs)
             change.reporter.report(Freezing(source.value))
             began = await locks.begin_excluding(
                 freezer, change.names[source], longest_seconds=change.max_pause_seconds / 2
@@ -176,6 +178,24 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
         pause = await _uninterrupted(_exchange(change, freezer, taker, let_go, taken, began, end))
     change.reporter.report(TakenOver(target.value, pause))
     return pause
+
+
+async def _warm(
+    change: Change, freezer: Session, taker: Session, pairs: list[SequencePair]
+) -> None:
+    """Have two new backends read beforehand what they will need while writers wait."""
+    # If this process dies without a word, the server lets the writers go.
+    limit = str(max(1, round(change.max_pause_seconds * 1000)))
+    await freezer.fetch_all("handover", "limit_freeze", limit)
+    change.has_standbys = (
+        await freezer.fetch_one("handover", "measure_standbys", "0/0")
+    ).standbys > 0
+    await sequences.read_values(freezer, pairs)
+    for session in (freezer, taker):
+        await catalog.read_own_triggers(session)
+        await sides.read(session)
+    if await ledger.has_records(taker):
+        await ledger.read_objects(taker, "trigger", "foreign_key")
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, float]) -> float:
@@ -230,9 +250,6 @@ async def _fill(
 
     What does not depend on each other is done at the same time, each on its own session.
     """
-    limit = str(max(1, round(change.max_pause_seconds * 1000)))
-    # If this process dies without a word, the server lets the writers go.
-    await freezer.fetch_all("handover", "limit_freeze", limit)
     change.reporter.report(Frozen(freezer.side.value))
     work: list[Coroutine[Any, Any, Any]]
     work = [_drain(change, line), _prepare_letting_go(change, freezer, pairs)]
@@ -368,10 +385,7 @@ async def _commit(change: Change, session: Session, transaction: Transaction, en
     """
     try:
         async with asyncio.timeout(max(1.0, end - time.monotonic())):
-            await session.run("COMMIT")
-            # A transaction that has failed answers COMMIT with ROLLBACK, and that is no error.
-            row = await session.fetch_one("handover", "read_outcome", transaction.xid)
-            return bool(row is not None and row.outcome == "committed")
+            return await session.commit()
     except (OrdermigrateError, TimeoutError):
         session.abort()
         await session.close()
@@ -443,6 +457,8 @@ async def _see_standbys(change: Change, freezer: Session, end: float) -> None:
 
     A failover to one that has not would make the source an owner again, behind everyone's back.
     """
+    if not change.has_standbys:
+        return
     session = freezer
     limit = min(STANDBY_SECONDS, max(0.0, end - time.monotonic()))
     until = time.monotonic() + limit

@@ -178,8 +178,8 @@ async def begin_excluding(
             await session.set_local("statement_timeout", str(queued))
             began = time.monotonic()
             await session.fetch_all("locks", block, tables=_listed(tables))
-            for name in ("lock_timeout", "statement_timeout"):
-                await session.set_local(name, session.route.settings[name])
+            given = (session.route.settings[each] for each in ("lock_timeout", "statement_timeout"))
+            await session.fetch_all("locks", "set_timeouts", *given)
         except Unavailable as unavailable:
             if unavailable.sqlstate not in _NOT_HAD:
                 raise

@@ -81,6 +81,8 @@ async def count_sessions(source: Session) -> int:
 async def read_values(source: Session, pairs: Iterable[SequencePair]) -> dict[int, int | None]:
     """Return the last number of each of the source's sequences, by its oid."""
     oids = [each.source.oid for each in pairs if each.source is not None]
+    if not oids:
+        return {}
     rows = await source.fetch_all("sequences", "read_values", oids)
     return {row.oid: row.last_value for row in rows}
 

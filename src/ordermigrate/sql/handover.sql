@@ -43,7 +43,5 @@ WHERE r.application_name <> 'pg_basebackup';
 
 -- name: limit_freeze
 -- Let the server end the transaction that keeps writers waiting, if nobody else does.
--- $1: after how many milliseconds.
-SELECT
-    set_config('idle_in_transaction_session_timeout', $1::text, true) AS idle,
-    set_config('statement_timeout', $1::text, true) AS busy;
+-- $1: after how many milliseconds of this session's silence.
+SELECT set_config('idle_in_transaction_session_timeout', $1::text, false) AS idle;

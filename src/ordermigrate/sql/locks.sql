@@ -38,6 +38,13 @@ LOCK TABLE {tables} IN SHARE ROW EXCLUSIVE MODE;
 -- The second step where readers have to wait as well: DROP TRIGGER needs it.
 LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE;
 
+-- name: set_timeouts
+-- For the rest of the transaction.
+-- $1: lock_timeout, $2: statement_timeout, both in milliseconds.
+SELECT
+    set_config('lock_timeout', $1::text, true) AS lock_timeout,
+    set_config('statement_timeout', $2::text, true) AS statement_timeout;
+
 -- name: see_exclusive_holders
 -- Who holds ACCESS EXCLUSIVE on tables, and so keeps even readers out.
 -- $1: the tables' names, quoted as in SQL.
