@@ -42,6 +42,7 @@ Made by `make bench` and `make docs`; how it is measured: [benchmarks](../benchm
 _CODES_WITHOUT_A_CLASS = {
     errors.EXIT_OK: ("done, or already done", "as asked"),
     errors.EXIT_DIFFERENT: ("validation found differences", "untouched"),
+    errors.EXIT_QUARANTINED: ("done, with rows in quarantine", "as asked"),
     errors.EXIT_INTERRUPTED: ("interrupted; run again to resume", "untouched"),
 }
 

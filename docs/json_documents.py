@@ -89,7 +89,7 @@ _DIFFERENCE = fields(
     {
         "key": mapping("Its primary key, by column, as text.", {"type": ["string", "null"]}),
         "kind": text(
-            "Missing on the service, extra on the service, or changed.",
+            "Missing on the side that is not the owner, extra there, or changed.",
             *("missing", "extra", "changed"),
         ),
         "columns": mapping(
@@ -97,14 +97,46 @@ _DIFFERENCE = fields(
             fields(
                 "Both values.",
                 {
-                    "source": or_null(text("On the monolith.")),
-                    "target": or_null(text("On the service.")),
+                    "source": or_null(text("On the owner's side.")),
+                    "target": or_null(text("On the other.")),
                 },
             ),
         ),
     },
 )
 _STEPS = listing("What was done, or with --dry-run would be done.", {"type": "string"})
+_CHANGE_OUTCOMES = {
+    "done": "the other side owns the tables",
+    "already_done": "it owned them before",
+    "finished": "an earlier change that was cut off half-way is finished",
+    "aborted": "it is undone (--abort)",
+    "nothing_to_abort": "there was none (--abort)",
+    "fenced": "a side that took writes without owning the tables is fenced off again",
+    "planned": "nothing was done: --dry-run",
+}
+_CHANGE: Mapping[str, Schema] = {
+    "pause_seconds": or_null(
+        number("For how long no side took a write, at most; null where that is not known.")
+    ),
+    "gates": listing(
+        "What has to be so before the owner changes.",
+        fields(
+            "A gate.",
+            {
+                "name": text("Its name."),
+                "is_open": boolean("Whether it is so."),
+                "said": text("What was found."),
+            },
+        ),
+    ),
+    "timings": listing(
+        "What could be timed without stopping anyone (--dry-run).",
+        fields("A part.", {"name": text("What was timed."), "seconds": number("The median.")}),
+    ),
+    "steps_taken": _STEPS,
+    "notes": listing("What one should know beside that.", {"type": "string"}),
+    "quarantined_rows": count("Rows that the monolith refuses (exit code 9 where there are any)."),
+}
 
 # Per command: its outcomes with what they mean, its tables, its own keys.
 COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[str, Schema]]] = {
@@ -148,6 +180,8 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "seconds": number("How long it ran."),
         },
     ),
+    "cutover": (_CHANGE_OUTCOMES, _NAMES, _CHANGE),
+    "rollback": (_CHANGE_OUTCOMES, _NAMES, _CHANGE),
     "cancel": (
         {
             "cancelled": "every trace is gone",
@@ -162,8 +196,8 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
         {
             **_NAMES,
             "rows": count("Rows on the service."),
-            "source_rows": count("Rows on the monolith."),
-            "target_rows": count("Rows on the service."),
+            "source_rows": count("Rows on the owner's side."),
+            "target_rows": count("Rows on the other."),
             "outcome": text("Of this table.", "equal", "different"),
             "checks": listing("In the order in which they were made.", _CHECK),
             "differences": listing("The first rows that differ (--max-differences).", _DIFFERENCE),
@@ -193,6 +227,12 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "chunks_copied": count("Chunks committed on the service."),
         },
         {
+            "alarm": or_null(
+                text(
+                    "Said where not just one side owns the tables, with the command that mends it."
+                )
+            ),
+            "epoch": count("How many times an owner has let go, or taken the tables back."),
             "phase_meaning": text("The phase as a sentence."),
             "phase_since": or_null(text("When it began, ISO 8601.")),
             "copied_rows": count("The sum over the tables."),
@@ -200,9 +240,7 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "backlog": or_null(
                 count("Change log entries still to be applied; null before there are logs.")
             ),
-            "lag_seconds": or_null(
-                number("The age of the oldest of them, by the monolith's clock.")
-            ),
+            "lag_seconds": or_null(number("The age of the oldest of them, by the owner's clock.")),
             "is_syncing": or_null(boolean("Whether a sync is at work now.")),
             "last_round": or_null(
                 fields(
@@ -250,7 +288,8 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
                 )
             ),
             "objects_off": listing(
-                "Indexes, triggers and constraints of the service that are off for now.",
+                "Indexes, triggers and constraints of the service, and of the monolith while it is "
+                "not the owner, that are off for now.",
                 {"type": "string"},
             ),
         },
@@ -300,7 +339,8 @@ def schemas() -> dict[str, Schema]:
                 **common(
                     text(
                         "What kind of error it is.",
-                        *("bug", "usage", "refused", "unavailable", "busy", "interrupted"),
+                        *("bug", "usage", "refused", "unavailable", "busy", "undone"),
+                        *("stranded", "interrupted"),
                     ),
                     {},
                 ),

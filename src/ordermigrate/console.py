@@ -70,8 +70,25 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             return f"{table}: {rows:,} rows had changed between two snapshots; sync brings them"
         case events.Throttled(reason=reason):
             return f"the copy waits: {reason}" if reason else "the copy goes on"
-        case events.Following(run=run):
-            return f"following the monolith (migration {run})"
+        case events.Following(run=run, source=source):
+            return f"following the {source} (migration {run})"
+        case events.Freezing(side=side):
+            return f"all is ready; the {side}'s writers are to wait now"
+        case events.Frozen(side=side):
+            return f"frozen: writers wait at the {side}"
+        case events.Drained(round=number, changes=changes):
+            return f"drained: the last round, {number:,}, took {changes:,} changes"
+        case events.LetGo(side=side):
+            return f"the {side} has let go, and is fenced off"
+        case events.TakenOver(side=side, pause_seconds=pause):
+            said = f"; the pause was {pause * 1000:.0f} ms at most" if pause else ""
+            return f"the {side} has taken over: it owns the tables{said}"
+        case events.TakenBack(side=side, reason=reason):
+            return f"the {side} owns the tables again: {reason}"
+        case events.Reclaimed(since=since, rows=rows):
+            return f"{rows:,} rows that the service has written since {since} are to come back"
+        case events.Settled(found=found):
+            return "\n".join(found) or None
         case events.StructureSettled(found=found):
             return "\n".join(found)
         case events.ValidationVoided(reason=reason):

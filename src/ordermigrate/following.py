@@ -324,6 +324,6 @@ async def run_sync(
                 if run.phase is Phase.COPIED:
                     run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
                 tally.run = run
-                reporter.report(Following(run.run))
+                reporter.report(Following(run.run, footing.hot.side.value))
                 is_over = await sync.follow(footing.line, tally, stop, reporter, is_enough)
             is_adopting = False  # whatever comes later, nobody has decided about

@@ -167,9 +167,10 @@ class Analyzed(Event):
 
 @dataclass(frozen=True, slots=True)
 class Following(Event):
-    """Sync has both sides, and rounds begin."""
+    """Sync has both sides, and rounds begin, from the owner to the other side."""
 
     run: str
+    source: str
 
 
 @dataclass(frozen=True, slots=True)

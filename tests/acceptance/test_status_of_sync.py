@@ -83,7 +83,7 @@ def test_status_tells_whether_a_sync_is_at_work(pair: Pair, start_cli: StartCli)
         found = show_status(pair)
         assert found["is_syncing"]
         assert found["next_steps"] == [
-            {"command": "ordermigrate status", "reason": "in sync and proved equal"}
+            {"command": "ordermigrate cutover --dry-run", "reason": "in sync and proved equal"}
         ]
         assert "sync is at work" in succeed(pair, "status").stdout
         for number in range(20):

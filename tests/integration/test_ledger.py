@@ -506,11 +506,12 @@ async def test_the_last_round_is_told_and_old_ones_are_forgotten(book: Book) -> 
     assert await ledger.read_last_round(book.session) is None
     for number in range(1, 6):
         await book.session.fetch_all(
-            "ledger", "record_round", number, 3, 2, 1, number == 5, 0.25, "0/15D6B80"
+            "ledger", "record_round", number, 3, 2, 1, number == 5, 0.25, "0/15D6B80", "monolith"
         )
     last = await ledger.read_last_round(book.session)
     assert last is not None
     assert (last.round, last.logged_changes, last.source_position) == (5, 3, "0/15D6B80")
+    assert last.source is Side.MONOLITH
     assert last.rounds_per_second == pytest.approx(5 / 60)
     await book.session.fetch_all("ledger", "forget_old_rounds", 4)
     assert execute(book.dsn, "SELECT round FROM ordermigrate.round ORDER BY 1") == [(4,), (5,)]

@@ -44,7 +44,23 @@ SAMPLES: list[tuple[events.Event, str | None]] = [
     ),
     (events.Throttled("the file x is there"), "the copy waits: the file x is there"),
     (events.Throttled(""), "the copy goes on"),
-    (events.Following("run-1"), "following the monolith (migration run-1)"),
+    (events.Following("run-1", "service"), "following the service (migration run-1)"),
+    (events.Freezing("monolith"), "all is ready; the monolith's writers are to wait now"),
+    (events.Frozen("monolith"), "frozen: writers wait at the monolith"),
+    (events.Drained(1_234, 5_678), "drained: the last round, 1,234, took 5,678 changes"),
+    (events.IntentNoted("service"), None),
+    (events.LetGo("monolith"), "the monolith has let go, and is fenced off"),
+    (
+        events.TakenOver("service", 0.0421),
+        "the service has taken over: it owns the tables; the pause was 42 ms at most",
+    ),
+    (events.TakenOver("service", 0.0), "the service has taken over: it owns the tables"),
+    (events.TakenBack("monolith", "why"), "the monolith owns the tables again: why"),
+    (
+        events.Reclaimed("2026-11-21T03:00:00+00:00", 1_234),
+        "1,234 rows that the service has written since 2026-11-21T03:00:00+00:00 are to come back",
+    ),
+    (events.Settled(("a", "b")), "a\nb"),
     (events.StructureSettled(("a", "b")), "a\nb"),
     (events.ValidationVoided("why"), "what was proved before is void: why"),
     (events.Cancelled("run-1", ("a",)), "migration run-1 is gone from both sides"),
@@ -228,7 +244,7 @@ SYNC_KEYS = [
 def test_a_sync_line_has_the_same_keys_whatever_has_happened() -> None:
     meter = SyncMeter()
     heard: list[events.Event] = [event for event, _ in SAMPLES]
-    for event in [events.Following("run-1"), *heard]:
+    for event in [events.Following("run-1", "monolith"), *heard]:
         meter.take(event)
         assert list(meter.figures()) == SYNC_KEYS
         assert meter.describe().startswith("sync: round=")
@@ -269,7 +285,7 @@ def test_a_sync_line_says_what_sync_waits_for_and_that_it_goes_on() -> None:
     assert not meter.take(ROUND)
     assert meter.waits == "-"
     meter.take(events.SyncWaits("again"))
-    meter.take(events.Following("run-1"))
+    meter.take(events.Following("run-1", "monolith"))
     assert meter.waits == "-"
 
 

@@ -8,13 +8,15 @@ from ordermigrate import errors
 from ordermigrate.cli.app import OUTCOMES
 from ordermigrate.errors import OrdermigrateError, Refused
 
-# The house's table: code, meaning, who owns the writes. Cutover's codes (7, 8, 9) come with it.
+# The house's table: code, meaning, who owns the writes.
 TABLE = {
     1: ("a bug", "unchanged unless `status` says otherwise"),
     2: ("usage or configuration", "untouched"),
     3: ("refused by a gate: wrong phase, preflight, lag, no fresh validation, drift", "untouched"),
     5: ("a database is unavailable, retries spent; run again to resume", "untouched"),
     6: ("another run is active", "theirs"),
+    7: ("the change of owner failed and was undone", "as before, writes flowing"),
+    8: ("stranded: a person must look; the message lists the exact next command", "read `status`"),
 }
 
 
@@ -30,8 +32,13 @@ def test_each_exit_code_belongs_to_one_class_and_means_what_the_table_says() -> 
 
 
 def test_codes_that_are_no_errors_are_apart_from_those_that_are() -> None:
-    others = [errors.EXIT_OK, errors.EXIT_DIFFERENT, errors.EXIT_INTERRUPTED]
-    assert others == [0, 4, 130]
+    others = [
+        errors.EXIT_OK,
+        errors.EXIT_DIFFERENT,
+        errors.EXIT_QUARANTINED,
+        errors.EXIT_INTERRUPTED,
+    ]
+    assert others == [0, 4, 9, 130]
     assert not TABLE.keys() & set(others)
 
 

@@ -45,7 +45,7 @@ def write(
 def test_frequent_events_are_logged_at_level_debug_only(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard = (events.Following("run-1"), events.RoundBegun(7), ROUND)
+    heard = (events.Following("run-1", "monolith"), events.RoundBegun(7), ROUND)
     quiet = write(capsys, monkeypatch, *heard)
     assert [line["event"] for line in quiet] == ["following", "sync_status"]
     assert {line["level"] for line in quiet} == {"info"}

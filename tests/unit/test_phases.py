@@ -98,7 +98,13 @@ def test_before_the_copy_is_complete_the_next_step_is_to_copy(phase: Phase) -> N
 @pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SYNCING])
 def test_after_the_copy_the_next_step_is_sync_unless_one_is_at_work(phase: Phase) -> None:
     assert commands(phase, "equal", has_checksums=True) == ["sync"]
-    assert commands(phase, "equal", has_checksums=True, is_syncing=True) == ["status"]
+    assert commands(phase, "equal", has_checksums=True, is_syncing=True) == ["cutover --dry-run"]
+
+
+def test_after_a_cutover_the_next_step_is_sync_for_it_keeps_the_way_back_open() -> None:
+    facts = {"has_checksums": True}
+    assert commands(Phase.CUT_OVER, "equal", **facts) == ["sync"]
+    assert commands(Phase.CUT_OVER, "equal", is_syncing=True, **facts) == ["status"]
 
 
 @pytest.mark.parametrize("phase", [Phase.COPIED, Phase.SYNCING])

@@ -102,10 +102,6 @@ UPDATE ordermigrate.side SET timeline = $1::bigint;
 -- $1: what, as JSON, or null.
 UPDATE ordermigrate.side SET intent = $1::jsonb;
 
--- name: hold_side
--- Keep this row as it is for the rest of the transaction.
-SELECT s.epoch FROM ordermigrate.side AS s FOR UPDATE;
-
 -- name: give_up
 -- The owner lets go: from its commit on this side is cold. The round is said again, for of the last
 -- one the source's half may have been lost.
