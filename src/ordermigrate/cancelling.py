@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides
+from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -36,6 +36,7 @@ async def cancel(
             await _require_cold_service(other)
         if one is not None and other is None:
             await sides.read_both(monolith, service)  # raises: the service is another database
+        await traffic.require_none((monolith, service))
         if not is_dry_run:
             await ledger.take_operator_lock(service)
         steps = await _plan(config, monolith, service, is_dropping=is_dropping)

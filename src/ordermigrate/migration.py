@@ -28,6 +28,8 @@ from ordermigrate import (
     ledger,
     proving,
     sides,
+    steering,
+    traffic,
 )
 from ordermigrate.bulk_copy import Job
 from ordermigrate.config import Config
@@ -46,6 +48,7 @@ from ordermigrate.outcomes import (
     SyncResult,
     SyncStatus,
     TableStatus,
+    TrafficResult,
     Validation,
 )
 from ordermigrate.phases import Phase
@@ -53,6 +56,7 @@ from ordermigrate.progress import Prepared, Reporter
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 from ordermigrate.throttle import Signs, Throttle
+from ordermigrate.together import run_together
 
 
 async def prepare(config: Config, reporter: Reporter, *, is_dry_run: bool = False) -> Preparation:
@@ -188,6 +192,7 @@ async def copy(
         maps = await gates.read_maps(config, found.monolith, found.service)
         ground = replace(found, maps=maps, run=run)
         if is_restart and run.phase is not Phase.PREPARED:
+            await traffic.require_none((found.monolith, found.service))
             run = await copying.restart(ground, run)
         if run.phase in {Phase.COPIED, Phase.SYNCING}:
             return await _result(ground.service, maps, run, started, is_already_done=True)
@@ -286,14 +291,18 @@ async def sync(
     def is_enough(tally: Tally) -> bool:
         return is_once or (until_caught_up and tally.is_caught_up)
 
-    await following.persist(
-        config,
-        tally,
-        stop,
-        reporter,
-        lambda: following.run_sync(
-            config, tally, stop, reporter, is_enough, is_adopting=is_adopting
+    tally.alive_at = asyncio.get_running_loop().time()
+    await run_together(
+        following.persist(
+            config,
+            tally,
+            stop,
+            reporter,
+            lambda: following.run_sync(
+                config, tally, stop, reporter, is_enough, is_adopting=is_adopting
+            ),
         ),
+        beside=[traffic.hold_back(following.make_impatient(config), tally.find_lag, reporter)],
     )
     run, last = tally.run, None
     try:
@@ -342,6 +351,19 @@ async def validate(
         max_differences=max_differences,
         is_repairing=is_repairing,
     )
+
+
+async def show_or_set_traffic(
+    config: Config, reporter: Reporter, percentage: int | None = None
+) -> TrafficResult:
+    """Show the share of users whose reads go to the service, or set it.
+
+    Raises:
+        OrdermigrateError: It is no step (exit code 2), a gate is shut for a step up (3), or a
+            database is unavailable (5): a step down is then made where one answers.
+
+    """
+    return await steering.steer(config, percentage, reporter)
 
 
 async def cancel(
@@ -397,7 +419,13 @@ async def status(config: Config) -> Status:
             ),
             await ledger.read_last_validation(service) if run else None,
             await _read_sync(monolith, service, config) if run else None,
+            await _read_traffic(monolith, service) if run else None,
         )
+
+
+async def _read_traffic(monolith: Session, service: Session) -> dict[str, int | None]:
+    shares = {each.side.value: await traffic.read(each) for each in (monolith, service)}
+    return {side: share.percentage if share else None for side, share in shares.items()}
 
 
 async def _read_sync(monolith: Session, service: Session, config: Config) -> SyncStatus | None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "copy": "Copy every row; goes on where it was cut off.",
     "sync": "Apply what the monolith writes, until stopped.",
     "validate": "Prove that both sides hold the same rows.",
+    "traffic": "Lead users' reads over to the service, step by step.",
     "status": "Tell where the migration stands and what comes next.",
     "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
