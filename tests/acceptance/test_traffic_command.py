@@ -36,6 +36,12 @@ def pair(make_pair: MakePair) -> Pair:
     return bring_up(make_pair(ROWS, TABLE))
 
 
+def take_away(proxy: FaultProxy) -> None:
+    """Cut what is open, and refuse what is new."""
+    proxy.refuse()
+    proxy.cut()
+
+
 def shares(pair: Pair) -> tuple[int, int]:
     return int(pair.on_monolith(SHARE)[0][0]), int(pair.on_service(SHARE)[0][0])
 
@@ -141,7 +147,9 @@ def test_a_step_up_that_is_cut_off_sends_nobody_and_is_completed_by_another(
     step(pair, 5)
     monolith, service = make_proxy(pair.monolith), make_proxy(pair.service)
     # The monolith goes away when the service commits, and before its own COMMIT comes.
-    service.when_seen(b"SET percentage = $1", lambda: service.when_seen(b"COMMIT", monolith.refuse))
+    service.when_seen(
+        b"SET percentage = $1", lambda: service.when_seen(b"COMMIT", lambda: take_away(monolith))
+    )
     cut = pair.but(
         monolith_dsn=monolith.dsn(pair.monolith),
         service_dsn=service.dsn(pair.service),
@@ -211,7 +219,7 @@ def test_reads_are_led_back_before_the_service_loses_its_rows(pair: Pair) -> Non
     succeed(pair, "copy", "--restart")
     succeed(pair, "cancel")
     for ask in (pair.on_monolith, pair.on_service):
-        assert ask("SELECT FROM pg_namespace WHERE nspname = 'ordermigrate'") == []
+        assert ask("SELECT nspname FROM pg_namespace WHERE nspname = 'ordermigrate'") == []
 
 
 def test_no_step_is_taken_when_the_service_owns_the_tables(pair: Pair) -> None:
@@ -265,7 +273,7 @@ def test_reads_are_held_back_on_the_monoliths_word_when_the_service_is_away(
     cut = lagging(pair).but(service_dsn=proxy.dsn(pair.service))
     step(pair, 25)
     with syncing(cut, start_cli) as running:
-        proxy.refuse()
+        take_away(proxy)
         pair.on_monolith(WRITE)
         running.wait_for_event("traffic_held_back", 1)
         assert shares(pair) == (0, 25)

@@ -101,9 +101,7 @@ def check_keys(connection: psycopg.Connection) -> None:
 async def test_a_database_in_another_encoding_gives_the_same_answer(
     make_database: MakeDatabase,
 ) -> None:
-    dsn = make_database(
-        "monolith", options="ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-    )
+    dsn = make_database("monolith", options="ENCODING 'LATIN1' LOCALE 'C'")
     async with ground.opened(dsn) as monolith:
         async with monolith.transaction():
             await sides.install(monolith, ground.RUN, is_hot=True)
@@ -147,7 +145,7 @@ async def test_grants_go_with_the_schema(reader: str, hub: Hub) -> None:
         async with monolith.transaction():
             await sides.remove(monolith)
         owned = (
-            "SELECT FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid "
+            "SELECT d.objid FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid "
             f"WHERE r.rolname = '{reader}' AND d.dbid = (SELECT oid FROM pg_database "
             "WHERE datname = current_database())"
         )
