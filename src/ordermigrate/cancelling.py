@@ -36,7 +36,8 @@ async def cancel(
             await _require_cold_service(other)
         if one is not None and other is None:
             await sides.read_both(monolith, service)  # raises: the service is another database
-        await traffic.require_none((monolith, service))
+        if one is not None and other is not None:  # otherwise there is nothing to lead back by
+            await traffic.require_none((monolith, service))
         if not is_dry_run:
             await ledger.take_operator_lock(service)
         steps = await _plan(config, monolith, service, is_dropping=is_dropping)

@@ -222,6 +222,13 @@ def test_reads_are_led_back_before_the_service_loses_its_rows(pair: Pair) -> Non
         assert ask("SELECT nspname FROM pg_namespace WHERE nspname = 'ordermigrate'") == []
 
 
+def test_a_migration_that_has_lost_a_side_can_be_cancelled_whatever_its_share(pair: Pair) -> None:
+    step(pair, 5)
+    pair.on_monolith("DROP SCHEMA ordermigrate CASCADE")
+    assert_refused(pair.run("traffic", "0"), 3, ["ordermigrate cancel"])
+    succeed(pair, "cancel")
+
+
 def test_no_step_is_taken_when_the_service_owns_the_tables(pair: Pair) -> None:
     step(pair, 25)
     # As a cutover leaves the two rows.
