@@ -157,12 +157,13 @@ async def test_a_search_path_has_no_say_in_the_answer(reader: str, hub: Hub) -> 
     async with installed(hub, reader) as dsns:
         dsn = dsns[Side.MONOLITH]
         set_share(dsn, 100)
+        execute(
+            dsn,
+            "CREATE SCHEMA trap; GRANT USAGE ON SCHEMA trap TO PUBLIC;"
+            "CREATE FUNCTION trap.sha256(bytea) RETURNS bytea LANGUAGE sql AS 'SELECT NULL::bytea'",
+        )
         with psycopg.connect(role_dsn(dsn, reader)) as connection:
-            connection.execute(
-                "CREATE FUNCTION pg_temp.sha256(bytea) RETURNS bytea LANGUAGE sql "
-                "AS 'SELECT NULL::bytea'"
-            )
-            connection.execute("SET search_path = pg_temp, pg_catalog")
+            connection.execute("SET search_path = trap, pg_catalog")
             row = connection.execute(ASK.format("'42'").encode()).fetchone()
             assert row == (True,)
 
