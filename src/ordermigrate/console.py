@@ -362,7 +362,7 @@ def show_status(document: dict[str, Any]) -> None:
     if document["backlog"] is not None:
         _add_sync(head, document)
     head.add_row("last validation", escape(_describe_validation(document["last_validation"])))
-    if document["traffic"] is not None:
+    if any(share is not None for share in (document["traffic"] or {}).values()):
         head.add_row("traffic", describe_traffic(document["traffic"]))
     console.print(head)
     grid = Table(expand=False)

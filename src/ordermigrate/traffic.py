@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -73,10 +74,12 @@ async def install(session: Session, readers: Sequence[str]) -> list[str]:
             await session.fetch_all("traffic", block)
         present = {row.role for row in await session.fetch_all("traffic", "find_roles", [*readers])}
         others = {row.role for row in await session.fetch_all("traffic", "find_readers")} - present
-        for verb, roles in (("grant", present), ("revoke", others)):
-            for role in sorted(roles):
-                for what in ("schema", "functions"):
-                    await session.fetch_all("traffic", f"{verb}_{what}", role=sql.Identifier(role))
+        for roles, blocks in (
+            (present, ("grant_schema", "grant_functions")),
+            (others, ("revoke_schema", "revoke_functions")),
+        ):
+            for role, block in itertools.product(sorted(roles), blocks):
+                await session.fetch_all("traffic", block, role=sql.Identifier(role))
     return [role for role in readers if role not in present]
 
 
