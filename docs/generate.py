@@ -205,6 +205,7 @@ def _configuration() -> Iterator[str]:
     yield from _model("[[tables]]", config.TableConfig)
     yield from _model("[tables.columns.NAME]", config.ColumnRule)
     yield from _model("[tables.columns.NAME.depends]", config.Depends)
+    yield from _model("[traffic]", config.TrafficConfig)
     yield from _model("[limits]", config.Limits)
     yield from _model("[limits.monolith] and [limits.service]", config.SideLimits)
 

@@ -104,6 +104,10 @@ _DIFFERENCE = fields(
         ),
     },
 )
+_TRAFFIC = {
+    "monolith": or_null(count("By the monolith's.")),
+    "service": or_null(count("By the service's; another one where a step was cut off.")),
+}
 _STEPS = listing("What was done, or with --dry-run would be done.", {"type": "string"})
 _CHANGE_OUTCOMES = {
     "done": "the other side owns the tables",
@@ -214,6 +218,25 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             "notes": listing("What one should know beside that.", {"type": "string"}),
         },
     ),
+    "traffic": (
+        {
+            "shown": "nothing was asked for but to see it",
+            "set": "done",
+            "unchanged": "it was so before",
+        },
+        _NAMES,
+        {
+            "percentage": count(
+                "How many users of a hundred read from the service, by the monolith's word: it is "
+                "changed last on the way up and first on the way down."
+            ),
+            "traffic": fields("By each database's word; null: never set.", _TRAFFIC),
+            "reason": or_null(text("Why it is so.")),
+            "changed_at": or_null(text("Since when, ISO 8601.")),
+            "is_syncing": boolean("Whether a sync is at work, which holds reads back if need be."),
+            "notes": listing("What one should know beside that.", {"type": "string"}),
+        },
+    ),
     "status": (
         {"ok": "both databases have answered"},
         {
@@ -285,6 +308,13 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
                         "is_void": boolean("Whether it proves nothing any more."),
                         "void_because": or_null(text("Why, if so.")),
                     },
+                )
+            ),
+            "traffic": or_null(
+                fields(
+                    "How many users of a hundred read from the service, by each database's word; "
+                    "null where that was never set.",
+                    _TRAFFIC,
                 )
             ),
             "objects_off": listing(

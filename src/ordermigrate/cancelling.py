@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides
+from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -33,7 +33,7 @@ async def cancel(
             await sides.read_both(monolith, service)  # raises
         run = (one or other).run  # type: ignore[union-attr]  # one of them is there
         if other is not None:
-            await _require_cold_service(other)
+            await _require_unused_service(one, other, (monolith, service))
         if one is not None and other is None:
             await sides.read_both(monolith, service)  # raises: the service is another database
         if not is_dry_run:
@@ -51,13 +51,17 @@ async def cancel(
         return Cancellation(run, tuple(steps), is_dry_run=False)
 
 
-async def _require_cold_service(row: sides.SideRow) -> None:
-    if row.is_hot:
+async def _require_unused_service(
+    one: sides.SideRow | None, other: sides.SideRow, sessions: tuple[Session, Session]
+) -> None:
+    if other.is_hot:
         raise Refused(
             "The service owns the tables already",
             wanted="A migration in which the monolith is the owner",
             todo="Make the monolith the owner again first",
         )
+    if one is not None:  # otherwise reads cannot be led back any more
+        await traffic.require_none(sessions)
 
 
 async def _plan(

@@ -178,13 +178,19 @@ class Limits(_Strict):
         "which no statement of a validation goes on.",
     )
     max_lag_seconds: float = Field(
-        default=5, gt=0, description="To come: how far behind the service may be at cutover."
+        default=5,
+        gt=0,
+        description="How far behind the service may be where more reads are to go to it; where it "
+        "stays so, sync leads all of them back. To come: the same at cutover.",
     )
     max_pause_seconds: float = Field(
         default=5, gt=0, description="To come: how long a cutover may keep writers waiting."
     )
     validation_age_minutes: float = Field(
-        default=60, gt=0, description="To come: how old the last validation may be at cutover."
+        default=60,
+        gt=0,
+        description="How old the last validation may be where more reads are to go to the service. "
+        "To come: the same at cutover.",
     )
     lock_timeout_seconds: float = Field(
         default=30, gt=0, description="How long to wait for a lock before giving up."
@@ -221,6 +227,16 @@ class Limits(_Strict):
         return self
 
 
+class TrafficConfig(_Strict):
+    """Who asks where to read."""
+
+    readers: list[str] = Field(
+        default_factory=list,
+        description="Roles of applications that may ask, on either side, whether a user's reads go "
+        "to the service; as the catalog spells them.",
+    )
+
+
 class Config(_Strict):
     """The whole configuration."""
 
@@ -233,6 +249,7 @@ class Config(_Strict):
     )
     tables: list[TableConfig] = Field(min_length=1)
     limits: Limits = Limits()
+    traffic: TrafficConfig = TrafficConfig()
 
     @model_validator(mode="after")
     def _each_table_once(self) -> Self:

@@ -93,6 +93,11 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             return "\n".join(found)
         case events.ValidationVoided(reason=reason):
             return f"what was proved before is void: {reason}"
+        case events.TrafficHeldBack(side=side, was_percentage=was, lag_seconds=lag):
+            return (
+                f"reads are held back: 0 % go to the service by the {side}'s word, {was} % did; "
+                f"the service is {lag:.1f} s behind"
+            )
         case events.Cancelled(run=run):
             return f"migration {run} is gone from both sides"
         case events.Repairing(table=table, rows=rows):
@@ -376,6 +381,8 @@ def show_status(document: dict[str, Any]) -> None:
     if document["backlog"] is not None:
         _add_sync(head, document)
     head.add_row("last validation", escape(_describe_validation(document["last_validation"])))
+    if any(share is not None for share in (document["traffic"] or {}).values()):
+        head.add_row("traffic", describe_traffic(document["traffic"]))
     console.print(head)
     grid = Table(expand=False)
     grid.add_column("table")
@@ -417,6 +424,14 @@ def _add_sync(head: Table, document: dict[str, Any]) -> None:
     head.add_row("fences", fences + (f"; {refused:,} statements refused" if refused else ""))
     for gap in document["capture_gaps"]:
         head.add_row("capture", f"[bold red]{escape(gap)}[/]")
+
+
+def describe_traffic(shares: dict[str, int | None]) -> str:
+    """Say how many users read from the service, by each database's word."""
+    monolith, service = (shares[side] or 0 for side in ("monolith", "service"))
+    if monolith == service:
+        return f"{monolith} % of users read from the service"
+    return f"the databases differ: the monolith says {monolith} %, the service {service} %"
 
 
 def _describe_validation(last: dict[str, Any] | None) -> str:

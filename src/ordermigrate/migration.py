@@ -32,6 +32,8 @@ from ordermigrate import (
     seizing,
     sides,
     situation,
+    steering,
+    traffic,
 )
 from ordermigrate import cutover as changing
 from ordermigrate.bulk_copy import Job
@@ -49,6 +51,7 @@ from ordermigrate.outcomes import (
     Preparation,
     Status,
     SyncResult,
+    TrafficResult,
     Validation,
 )
 from ordermigrate.phases import FOLLOWED, Phase
@@ -56,6 +59,7 @@ from ordermigrate.progress import Prepared, Reporter
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 from ordermigrate.throttle import Signs, Throttle
+from ordermigrate.together import run_together
 
 
 async def prepare(config: Config, reporter: Reporter, *, is_dry_run: bool = False) -> Preparation:
@@ -207,6 +211,7 @@ async def copy(
         maps = await gates.read_maps(config, found.monolith, found.service)
         ground = replace(found, maps=maps, run=run)
         if is_restart and run.phase is not Phase.PREPARED:
+            await traffic.require_none((found.monolith, found.service))
             run = await copying.restart(ground, run)
         if run.phase in FOLLOWED:
             return await _result(ground.service, maps, run, started, is_already_done=True)
@@ -305,14 +310,18 @@ async def sync(
     def is_enough(tally: Tally) -> bool:
         return is_once or (until_caught_up and tally.is_caught_up)
 
-    await following.persist(
-        config,
-        tally,
-        stop,
-        reporter,
-        lambda: following.run_sync(
-            config, tally, stop, reporter, is_enough, is_adopting=is_adopting
+    tally.alive_at = asyncio.get_running_loop().time()
+    await run_together(
+        following.persist(
+            config,
+            tally,
+            stop,
+            reporter,
+            lambda: following.run_sync(
+                config, tally, stop, reporter, is_enough, is_adopting=is_adopting
+            ),
         ),
+        beside=[traffic.hold_back(db.make_impatient(config), tally.find_lag, reporter)],
     )
     run, last = tally.run, None
     try:
@@ -434,6 +443,19 @@ async def rollback(
         is_dry_run=is_dry_run,
         is_aborting=is_aborting,
     )
+
+
+async def show_or_set_traffic(
+    config: Config, reporter: Reporter, percentage: int | None = None
+) -> TrafficResult:
+    """Show the share of users whose reads go to the service, or set it.
+
+    Raises:
+        OrdermigrateError: It is no step (exit code 2), a gate is shut for a step up (3), or a
+            database is unavailable (5): a step down is then made where one answers.
+
+    """
+    return await steering.steer(config, percentage, reporter)
 
 
 async def cancel(

@@ -153,6 +153,24 @@ class Status:
     sync: SyncStatus | None
     alarm: str | None
     epoch: int
+    traffic: dict[str, int | None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficResult:
+    """The share of users who read from the service, by each database; None where none was set."""
+
+    run: str
+    phase: Phase
+    owner: str
+    last_validation: LastValidation | None
+    monolith: int | None
+    service: int | None
+    reason: str | None
+    changed_at: str | None
+    is_syncing: bool
+    notes: tuple[str, ...]
+    is_changed: bool
 
 
 @dataclass(frozen=True, slots=True)

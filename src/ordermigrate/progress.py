@@ -255,6 +255,23 @@ class ValidationVoided(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TrafficSet(Event):
+    """The share of users whose reads go to the service is another one now, in both databases."""
+
+    percentage: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficHeldBack(Event):
+    """Lag has stayed over its limit, so in this database nobody's reads go to the service now."""
+
+    side: str
+    was_percentage: int
+    lag_seconds: float
+    limit_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Repairing(Event):
     """Keys of differing rows were put into the log, to be applied by the next round."""
 

@@ -15,6 +15,7 @@ from ordermigrate import (
     ledger,
     rounds,
     sides,
+    traffic,
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -46,7 +47,13 @@ async def read(config: Config) -> Status:
             await _read_sync(monolith, service, config, owner) if run else None,
             alarm,
             max(one.epoch if one else 0, other.epoch if other else 0),
+            await _read_traffic(monolith, service) if run else None,
         )
+
+
+async def _read_traffic(monolith: Session, service: Session) -> dict[str, int | None]:
+    shares = {each.side.value: await traffic.read(each) for each in (monolith, service)}
+    return {side: share.percentage if share else None for side, share in shares.items()}
 
 
 def _find_owner(one: SideRow | None, other: SideRow | None) -> tuple[str, str | None]:

@@ -70,8 +70,9 @@ class Tally:
     is_caught_up: bool = False
     # A part of the backlog could not be applied by itself.
     takes_all: bool = False
-    # When something last went well, by the event loop's clock.
+    # When something last went well, by the event loop's clock, and the lag that was seen then.
     alive_at: float = field(default=0.0)
+    lag_seconds: float = 0.0
 
     def add(self, done: Round) -> None:
         """Count a round."""
@@ -81,6 +82,12 @@ class Tally:
         self.deleted += done.deleted
         self.is_caught_up = done.is_complete
         self.takes_all = False
+        self.lag_seconds = done.lag_seconds
+
+    def find_lag(self) -> float:
+        """Return how far behind the target may be by now; less, where nobody has written."""
+        now = asyncio.get_running_loop().time()
+        return max(self.lag_seconds, now - self.alive_at)
 
 
 async def follow(
@@ -111,7 +118,7 @@ async def follow(
             if begun >= catalogs_due_at or is_enough(replace(tally, is_caught_up=True)):
                 await require_known_catalogs(line)
                 catalogs_due_at = loop.time() + CATALOGS_SECONDS
-            tally.is_caught_up = True
+            tally.is_caught_up, tally.lag_seconds = True, 0.0
             reporter.report(Quiet())
             pause = IDLE_SECONDS
         else:

@@ -28,6 +28,7 @@ UTILITY = (
     "COMMENT",
     "ANALYZE",
     "REINDEX",
+    "GRANT",
     "REVOKE",
     "DO ",
 )
@@ -67,6 +68,8 @@ PARTS: dict[str, sql.Composable] = {
     "table_oid": sql.Literal("1259"),
     "mark": sql.Literal(change_logs.TRUNCATED),
     "function": sql.Identifier("ordermigrate", "capture_1_row"),
+    # Traffic.
+    "role": sql.SQL("CURRENT_USER"),
     # The fence.
     "hash": sql.Literal("\\x" + "ab" * 32),
     "owner": sql.Literal("monolith"),
@@ -199,6 +202,9 @@ async def install_functions(session: Session) -> None:
             ("capture", "create_log_row"),
             ("fence", "create_counter"),
             ("fence", "create_refuse_write"),
+            ("traffic", "create_traffic"),
+            ("traffic", "create_traffic_in_force"),
+            ("traffic", "create_reads_from_service"),
         ):
             await session.run(fill(module, name).decode())
 

@@ -132,7 +132,9 @@ def test_an_unknown_key_is_named_with_its_nearest_known_neighbour(
 
 def test_an_unknown_key_like_no_other_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     said = refusal(tmp_path, f"zzz = 1\n{TABLE}")
-    assert "zzz is not a key (known here: monolith, service, family, tables, limits)" in said
+    assert (
+        "zzz is not a key (known here: monolith, service, family, tables, limits, traffic)" in said
+    )
 
 
 @pytest.mark.parametrize(

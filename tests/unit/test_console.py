@@ -20,6 +20,14 @@ SNAPSHOT = events.SnapshotTaken(2, 10, 4, 400, 4_000, 1_000)
 CHUNK = events.ChunkCopied("public.orders", 5, 100, 1_000)
 ROUND = events.RoundApplied(7, 5, 100, 3, 2, 0.5, 0.1)
 SAMPLES: list[tuple[events.Event, str | None]] = [
+    (events.TrafficSet(25), None),
+    (
+        events.TrafficHeldBack("monolith", 25, 12.3, 5),
+        (
+            "reads are held back: 0 % go to the service by the monolith's word, 25 % did; "
+            "the service is 12.3 s behind"
+        ),
+    ),
     (events.Prepared("run-1", ("a", "b")), "prepared migration run-1\n  a\n  b"),
     (events.IndexesDropped("t", ("a", "b")), "t: 2 indexes and keys are off for the load"),
     (SNAPSHOT, "attempt 2: 10 chunks, 4 of them copied already"),

@@ -38,6 +38,8 @@ NAMES = {
     "subtracted",
     "sync_waits",
     "throttled",
+    "traffic_held_back",
+    "traffic_set",
     "validation_voided",
 }
 # What comes many times a second for as long as sync runs, or bytes move.

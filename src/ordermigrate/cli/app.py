@@ -30,6 +30,7 @@ COMMANDS = {
     "validate": "Prove that both sides hold the same rows.",
     "cutover": "Make the service the owner of the tables.",
     "rollback": "Make the monolith the owner again.",
+    "traffic": "Lead users' reads over to the service, step by step.",
     "status": "Tell where the migration stands and what comes next.",
     "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",

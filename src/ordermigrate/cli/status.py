@@ -90,6 +90,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
         fences=sync.fences if sync else None,
         refused_writes=sync.refused_writes if sync else None,
         capture_gaps=list(sync.gaps) if sync else [],
+        traffic=found.traffic,
         # Known by the contract, and not measured by this version: null, never a guess.
         checklist=None,
     )
