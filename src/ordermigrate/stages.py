@@ -62,11 +62,12 @@ class Stage:
         columns = self.map.target.columns
         return tuple(column.name for column in columns if column.identity == "a")
 
-    def _differs(self, names: Sequence[str]) -> sql.Composed:
+    def differs(self, names: Sequence[str], alias: str = "s") -> sql.Composed:
+        """Return the condition that a column's image is another in the table, as `t`."""
         return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record").format(
             *(
                 sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
-                for alias in ("t", "s")
+                for alias in ("t", alias)
             )
         )
 
@@ -87,12 +88,21 @@ class Stage:
     def _compared(self) -> list[str]:
         return [pair.name for pair in self.map.copied if not pair.is_frozen]
 
+    @property
+    def misfitting(self) -> list[str]:
+        """Columns that no UPDATE may set, and that have to be what they are on the source."""
+        return [name for name in self._fixed if name in self._compared]
+
+    @property
+    def updated(self) -> list[str]:
+        """Columns that an UPDATE brings."""
+        return [name for name in self._compared if name not in self._fixed]
+
     def delete_misfits(self) -> str | None:
         """Return the statement for rows that no UPDATE can bring to what they are to be."""
-        fixed = [name for name in self._fixed if name in self._compared]
-        if not fixed:
+        if not self.misfitting:
             return None
-        return self.compose("delete_changed", differs=self._differs(fixed))
+        return self.compose("delete_changed", differs=self.differs(self.misfitting))
 
     def make_way(self) -> list[str]:
         """Return the statements that take rows off which an UPDATE would stumble over."""
@@ -101,7 +111,7 @@ class Stage:
             _is_intricate(index) or (index.is_unique and not set(index.columns) <= staged)
             for index in self.map.target.indexes
         ):
-            return [self.compose("delete_changed", differs=self._differs(self._compared))]
+            return [self.compose("delete_changed", differs=self.differs(self._compared))]
         return [
             self.compose(
                 "delete_movers",
@@ -115,18 +125,20 @@ class Stage:
 
     def update_changed(self) -> str | None:
         """Return the statement for rows that differ; None where no column can."""
-        names = [
-            pair.name
-            for pair in self.map.copied
-            if not pair.is_frozen and pair.name not in self._fixed
-        ]
-        if not names:
+        if not self.updated:
             return None
-        assignments = sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
-            for name in names
+        return self.compose(
+            "update_changed",
+            assignments=self.assignments(),
+            differs=self.differs(self.updated),
         )
-        return self.compose("update_changed", assignments=assignments, differs=self._differs(names))
+
+    def assignments(self, alias: str = "s") -> sql.Composed:
+        """Return what an UPDATE sets, from the row that an alias stands for."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier(alias, name))
+            for name in self.updated
+        )
 
     def insert_missing(self) -> str:
         """Return the statement for rows that the target does not have."""
