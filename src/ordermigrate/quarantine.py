@@ -187,12 +187,13 @@ def _same_on_source(table: TableMap, name: str, text: sql.Composable) -> sql.Com
 
 
 def key_value(table: TableMap, alias: str, name: str) -> sql.Composed:
-    """Return a column of the key that a row under `alias` has as JSON, in the target's type."""
-    return _typed(
-        table,
-        name,
-        sql.SQL("({} ->> {})").format(sql.Identifier(alias, "row_key"), sql.Literal(name)),
-    )
+    """Return a column of the key that a row under `alias` has as JSON, as the target's would be."""
+    text = sql.SQL("({} ->> {})").format(sql.Identifier(alias, "row_key"), sql.Literal(name))
+    value = _typed(table, name, text)
+    column = table.target.column(name)
+    if column is None or column.collation in {None, '"default"'}:
+        return value
+    return sql.SQL("({} COLLATE {})").format(value, sql.SQL(column.collation or ""))
 
 
 def _typed(table: TableMap, name: str, text: sql.Composable) -> sql.Composed:
