@@ -38,6 +38,7 @@ BY_STATISTICS = "; ".join(
 )
 # A unique value, or one that an exclusion constraint guards, is held by another row.
 _COLLISIONS = {"23505", "23P01"}
+_DENIED = "42501"
 # So often what is refused is looked for; if then something is in the way, rows are written singly.
 _MAX_SEARCHES = 8
 _UNDO = "ROLLBACK TO SAVEPOINT ordermigrate_apply; RELEASE SAVEPOINT ordermigrate_apply"
@@ -54,10 +55,6 @@ class Applied:
     written: int
     deleted: int
     quarantined: int = 0
-
-
-class NoWay(Refused):
-    """Way cannot be made for unique values that move between rows."""
 
 
 async def create_stages(target: StreamSession, stages: Sequence[Stage]) -> None:
@@ -123,6 +120,7 @@ async def apply_stage(
         is_compared=is_compared,
         between_stages=between_stages,
         with_table=with_table,
+        is_quarantining=is_quarantining,
     )
     try:
         applied = await _write_all(target, write)
@@ -146,8 +144,11 @@ async def apply_stage(
 
 
 def _is_about_rows(error: OrdermigrateError) -> bool:
-    """Whether other rows could be applied without those that an error is about."""
-    return isinstance(error, NoWay) or refusals.is_refusal(error.sqlstate)
+    """Whether other rows could be applied without those that an error is about.
+
+    One may be that we may not see who refers to rows that have to go for a moment.
+    """
+    return refusals.is_refusal(error.sqlstate) or error.sqlstate == _DENIED
 
 
 async def _apply_what_is_taken(
@@ -162,9 +163,10 @@ async def _apply_what_is_taken(
     A row that is set aside stays as it was, and may itself stand in another's way: so what is
     refused is looked for again, until all that is left is taken.
     """
-    make_way = None if _find_followers(stage) else stage.make_way()
+    is_all_found = False
     for _ in range(_MAX_SEARCHES):
-        if not await refusals.set_aside(target, stage, make_way, is_compared=is_compared):
+        is_all_found = not await refusals.set_aside(target, stage, is_compared=is_compared)
+        if is_all_found:
             break
         try:
             return await _write_all(target, write)
@@ -172,7 +174,9 @@ async def _apply_what_is_taken(
             if not _is_about_rows(error):
                 raise
             await target.run(_UNDO)
-    singly = await refusals.write_singly(target, stage, is_compared=is_compared)
+    singly = await refusals.write_singly(
+        target, stage, is_compared=is_compared, is_making_way=is_all_found
+    )
     return Applied(singly.written, singly.deleted)
 
 
@@ -212,6 +216,7 @@ async def _write(
     is_truncated: bool,
     is_compared: bool,
     is_making_way: bool,
+    is_quarantining: bool,
     between_stages: str,
     with_table: str,
 ) -> Applied:
@@ -222,8 +227,11 @@ async def _write(
     )
     await target.run(stage.keep_gone())
     if is_making_way:
-        _require_nothing_follows(target.side, stage)
-        for statement in stage.make_way():
+        if is_quarantining:
+            await refusals.lock_staged(target, stage)
+        else:
+            _require_nothing_follows(target.side, stage)
+        for statement in stage.make_way(is_sparing=is_quarantining):
             await target.run(statement)
     await target.run(with_table)
     deleted += await target.count(stage.delete_keys())
@@ -244,9 +252,13 @@ def _is_looked_up(table: TableMap, rows: int) -> bool:
 
 def _require_nothing_follows(side: Side, stage: Stage) -> None:
     """Refuse to take rows off for a moment where others would go with them."""
-    keys = _find_followers(stage)
+    keys = [
+        f"{key.name} of {key.table}"
+        for key in stage.map.target.incoming_keys
+        if _ACTION.search(key.definition)
+    ]
     if keys:
-        raise NoWay(
+        raise Refused(
             f"Unique values of {stage.map.target.name} move between rows, which on the {side} have "
             f"to be taken off for a moment; by foreign key {', '.join(keys)} other rows would go "
             "with them",
@@ -265,15 +277,6 @@ async def _free_values(
         await target.run(f"{stage.delete_keys()}; SET CONSTRAINTS ALL IMMEDIATE")
     except Refused:  # something else still refers to them
         await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
-
-
-def _find_followers(stage: Stage) -> list[str]:
-    """Name the foreign keys by which other rows would go with the table's."""
-    return [
-        f"{key.name} of {key.table}"
-        for key in stage.map.target.incoming_keys
-        if _ACTION.search(key.definition)
-    ]
 
 
 async def _delete_absent(

@@ -23,7 +23,7 @@ _CLASSES = frozenset({"22", "23", "54"})
 _NOTHING = sql.SQL("NULL")
 _COUNT = "GET DIAGNOSTICS touched = ROW_COUNT; {0} := {0} + touched"
 _UNDO = sql.SQL("RAISE EXCEPTION USING ERRCODE = 'OM002'")
-# As often rows are written singly, for each time some may find free what others had held.
+# As often rows are gone over, for each time some may find free what others had held.
 _MAX_PASSES = 20
 
 
@@ -51,42 +51,44 @@ async def keep_staged(target: StreamSession, stage: Stage) -> None:
     await target.run(_compose(stage, "keep_staged"))
 
 
-async def set_aside(
-    target: StreamSession, stage: Stage, make_way: Sequence[str] | None, *, is_compared: bool
-) -> int:
+async def lock_staged(target: StreamSession, stage: Stage) -> None:
+    """Keep others from referring, from now on, to rows that may have to go for a moment."""
+    await target.run(_compose(stage, "lock_staged"))
+
+
+async def set_aside(target: StreamSession, stage: Stage, *, is_compared: bool) -> int:
     """Find what the target refuses, take it off the stages, and return how many that are.
+
+    Whoever collides when way was made for unique values that move is refused, too.
 
     Args:
         target: In a transaction that passes the fence, with nothing of this table written.
         stage: The table, with its keys and rows staged.
-        make_way: What takes rows off whose unique values others are to have; then whoever still
-            collides is refused. None where that cannot be done: then nobody is, for that.
         is_compared: Whether all keys that stay are staged, and all others go.
 
     """
+    make_way = stage.make_way(is_sparing=True)
     found = await _search(target, stage, make_way, is_compared=is_compared, is_kept=False)
     if found.refused:
         await _take_off(target, stage)
     return found.refused
 
 
-async def write_singly(target: StreamSession, stage: Stage, *, is_compared: bool) -> Searched:
-    """Write row by row what can be written so, and set aside whatever cannot, for any reason."""
-    last, written, deleted = None, 0, 0
-    for _ in range(_MAX_PASSES):
-        found = await _search(target, stage, (), is_compared=is_compared, is_kept=True)
-        written += found.written
-        deleted += found.deleted
-        if found.refused in {0, last}:
-            break
-        last = found.refused
-        await target.run(queries.get("refusals", "forget_new"))
-    else:
-        found = await _search(target, stage, (), is_compared=is_compared, is_kept=True)
-        written += found.written
-        deleted += found.deleted
+async def write_singly(
+    target: StreamSession, stage: Stage, *, is_compared: bool, is_making_way: bool
+) -> Searched:
+    """Write row by row what can be written so, and set aside whatever cannot, for any reason.
+
+    Way is to be made only where a search has found that then nothing is refused: a row that was
+    taken off to make way, and is refused, would be gone.
+    """
+    make_way: Sequence[str] = ()
+    if is_making_way:
+        await lock_staged(target, stage)
+        make_way = stage.make_way(is_sparing=True)
+    found = await _search(target, stage, make_way, is_compared=is_compared, is_kept=True)
     await _take_off(target, stage)
-    return Searched(found.refused, written, deleted)
+    return found
 
 
 async def settle(target: StreamSession, stage: Stage, *, is_compared: bool) -> int:
@@ -111,13 +113,12 @@ async def settle(target: StreamSession, stage: Stage, *, is_compared: bool) -> i
 async def _search(
     target: StreamSession,
     stage: Stage,
-    make_way: Sequence[str] | None,
+    make_way: Sequence[str],
     *,
     is_compared: bool,
     is_kept: bool,
 ) -> Searched:
     deleted = _COUNT.format("deleted")
-    way = "is_free := false" if make_way is None else "; ".join(make_way) or "NULL"
     block = queries.compose(
         "refusals",
         "write_singly",
@@ -131,13 +132,14 @@ async def _search(
         is_to_go=_is_to_go(stage, is_compared=is_compared),
         one_match=_one_match(stage),
         one_key=_json(stage.map.key, "one"),
-        make_way=sql.SQL(way),
+        make_way=sql.SQL("; ".join(make_way) or "NULL"),
         delete_misfit=_about_one(stage, "delete_misfit", stage.misfitting),
         update_one=_about_one(stage, "update_one", stage.updated),
         columns=sql.SQL(", ").join(sql.Identifier(pair.name) for pair in stage.map.copied),
         one_values=sql.SQL(", ").join(
             sql.Identifier("one", pair.name) for pair in stage.map.copied
         ),
+        passes=sql.Literal(_MAX_PASSES),
         undo=_NOTHING if is_kept else _UNDO,
     )
     await target.run(block)

@@ -104,23 +104,52 @@ class Stage:
             return None
         return self.compose("delete_changed", differs=self.differs(self.misfitting))
 
-    def make_way(self) -> list[str]:
-        """Return the statements that take rows off which an UPDATE would stumble over."""
+    def make_way(self, *, is_sparing: bool = False) -> list[str]:
+        """Return the statements that take rows off which an UPDATE would stumble over.
+
+        Where that is sparing, rows stay to which others of other tables refer.
+        """
         staged = {pair.name for pair in self.map.copied}
+        matched = self._match("t", "s")
+        if is_sparing:
+            matched = sql.SQL(" AND ").join([matched, *self._unreferred()])
         if any(
             _is_intricate(index) or (index.is_unique and not set(index.columns) <= staged)
             for index in self.map.target.indexes
         ):
-            return [self.compose("delete_changed", differs=self.differs(self._compared))]
+            differs = self.differs(self._compared)
+            return [self.compose("delete_changed", match=matched, differs=differs)]
         return [
             self.compose(
                 "delete_movers",
+                match=matched,
                 same_value=self._match("t", "other", index.columns),
                 other_match=self._match("other", "s"),
             )
             for index in self.map.target.indexes
             # One that holds the whole key can only be held by the row itself.
             if index.is_unique and not set(self.map.key) <= set(index.columns)
+        ]
+
+    def _unreferred(self) -> list[sql.Composed]:
+        """Return the conditions that no row refers to one of the table, as `t`, by a foreign key.
+
+        Of other rows of the table itself, too.
+        """
+        return [
+            sql.SQL("NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
+                key.table.sql,
+                sql.SQL(" AND ").join(
+                    sql.SQL("{} {} {}").format(
+                        sql.Identifier("r", column),
+                        sql.SQL("=") if found is None else found.equals,
+                        sql.Identifier("t", referenced),
+                    )
+                    for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+                    for found in [self.map.target.column(referenced)]
+                ),
+            )
+            for key in self.map.target.incoming_keys
         ]
 
     def update_changed(self) -> str | None:

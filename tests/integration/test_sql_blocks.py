@@ -103,7 +103,8 @@ PARTS: dict[str, sql.Composable] = {
     "is_to_go": sql.SQL("true"),
     "delete_gone": sql.SQL("DELETE FROM public.orders"),
     "delete_strangers": sql.SQL("DELETE FROM public.orders"),
-    "make_way": sql.SQL("is_free := false"),
+    "make_way": sql.SQL("NULL"),
+    "passes": sql.Literal(2),
     "delete_misfit": sql.SQL("NULL"),
     "update_one": sql.SQL('UPDATE public.orders AS t SET "status" = one."status"'),
     "undo": sql.SQL("RAISE EXCEPTION USING ERRCODE = 'OM002'"),
@@ -177,9 +178,9 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
         block: (STAGES, {})
         for block in (
             "keep_staged",
+            "lock_staged",
             "delete_gone",
             "count_new",
-            "forget_new",
             "take_rows",
             "take_keys",
             "keep_refused",

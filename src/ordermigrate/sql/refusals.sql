@@ -14,6 +14,10 @@ CREATE TEMPORARY TABLE IF NOT EXISTS ordermigrate_set_aside (
 -- Let rows that come back stay while all others go: they are updated, for others may refer to them.
 INSERT INTO {all_keys} ({key}) SELECT {staged_key} FROM {row_stage} AS s;
 
+-- name: lock_staged
+-- Keep others from referring, from now on, to rows that may have to go for a moment.
+SELECT FROM {table} AS t WHERE EXISTS (SELECT FROM {row_stage} AS s WHERE {match}) FOR UPDATE;
+
 -- name: delete_strangers
 -- Remove rows whose keys the source does not have; all of its keys are on the stage.
 DELETE FROM {table} AS t WHERE NOT EXISTS (SELECT FROM {all_keys} AS s WHERE {match});
@@ -41,8 +45,9 @@ DECLARE
     written bigint := 0;
     deleted bigint := 0;
     touched bigint;
-    -- Whether a unique value that is taken is taken by a row that stays.
-    is_free boolean := true;
+    -- What one pass over the rows has come to: it may find free what in the last one others held.
+    refused jsonb [];
+    progress bigint;
     state text;
     broken text;
     said text;
@@ -78,33 +83,39 @@ BEGIN
         END;
         BEGIN
             {make_way};
-        EXCEPTION WHEN integrity_constraint_violation OR data_exception OR program_limit_exceeded THEN
-            is_free := false;
+        EXCEPTION
+            WHEN integrity_constraint_violation OR data_exception OR program_limit_exceeded
+                OR insufficient_privilege THEN
+                NULL;  -- then whoever needs it is refused
         END;
-        FOR one IN SELECT s.* FROM {row_stage} AS s LOOP
-            BEGIN
-                {delete_misfit};
-                {update_one};
-                INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
-                SELECT {one_values}
-                WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {one_match});
-                GET DIAGNOSTICS touched = ROW_COUNT;
-                written := written + touched;
-            EXCEPTION WHEN integrity_constraint_violation OR data_exception OR program_limit_exceeded THEN
-                GET STACKED DIAGNOSTICS
-                    state = RETURNED_SQLSTATE, broken = CONSTRAINT_NAME,
-                    said = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL;
-                IF is_free OR state NOT IN ('23505', '23P01') THEN
-                    refusals := array_append(
-                        refusals,
+        FOR pass IN 1..{passes} LOOP
+            refused := ARRAY[]::jsonb[];
+            progress := written;
+            FOR one IN SELECT s.* FROM {row_stage} AS s LOOP
+                BEGIN
+                    {delete_misfit};
+                    {update_one};
+                    INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE
+                    SELECT {one_values}
+                    WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {one_match});
+                    GET DIAGNOSTICS touched = ROW_COUNT;
+                    written := written + touched;
+                EXCEPTION WHEN integrity_constraint_violation OR data_exception OR program_limit_exceeded THEN
+                    GET STACKED DIAGNOSTICS
+                        state = RETURNED_SQLSTATE, broken = CONSTRAINT_NAME,
+                        said = MESSAGE_TEXT, more = PG_EXCEPTION_DETAIL;
+                    refused := array_append(
+                        refused,
                         jsonb_build_object(
                             'row_key', {one_key}, 'kind', 'write', 'sqlstate', state,
                             'constraint_name', nullif(broken, ''), 'said', said, 'more', more
                         )
                     );
-                END IF;
-            END;
+                END;
+            END LOOP;
+            EXIT WHEN written = progress OR cardinality(refused) = 0;
         END LOOP;
+        refusals := refusals || refused;
         {undo};
     EXCEPTION WHEN SQLSTATE 'OM002' THEN
         NULL;  -- a search only: what was found is kept, what was written is not
@@ -128,10 +139,6 @@ SELECT
     (SELECT count(*) FROM pg_temp.ordermigrate_set_aside AS c WHERE c.is_new) AS refused,
     current_setting('ordermigrate.written')::bigint AS written,
     current_setting('ordermigrate.deleted')::bigint AS deleted;
-
--- name: forget_new
--- Let what was refused be tried again.
-DELETE FROM pg_temp.ordermigrate_set_aside AS c WHERE c.is_new;
 
 -- name: take_rows
 -- Take refused rows off their stage, and keep what they hold.
