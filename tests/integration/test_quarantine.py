@@ -29,7 +29,7 @@ from ordermigrate.progress import RowsQuarantined
 from ordermigrate.quarantine import Quarantined
 from ordermigrate.rounds import PartCollides, Round, StructureChanged
 from ordermigrate.verdicts import Verdict
-from tests.fix_pairs import THING, MakePair, Pair
+from tests.fix_pairs import THING, MakePair, MakeRole, Pair
 from tests.integration.ground import Heard, install, make_config, opened, read_maps
 
 Rows = list[tuple[Any, ...]]
@@ -87,7 +87,9 @@ class Back:
         heard = Heard()
 
         async def run() -> Round:
-            config = make_config(self.pair.monolith, self.pair.service, *self.pair.tables)
+            pair = self.pair
+            service = pair.service_dsn or pair.service
+            config = make_config(pair.monolith, service, *pair.tables)
             async with following.stand(config, "test", heard) as footing:
                 await quarantine.install(footing.service)
                 line = replace(footing.line, is_quarantining=True)
@@ -380,6 +382,28 @@ def test_where_way_cannot_be_made_no_more_than_what_collides_is_set_aside(
     it.round()
     assert it.kept() == []
     assert it.target("SELECT count(*) FROM public.bill") == [(4,)]
+
+
+def test_rows_go_over_where_we_may_not_see_who_refers_to_them(
+    make_pair: MakePair, make_role: MakeRole
+) -> None:
+    """Way cannot be made then: the two that swap wait, and nothing of the other table is lost."""
+    role = make_role()
+    script = PLAIN + f"ALTER TABLE public.thing OWNER TO {role};"
+    pair = make_pair(script + f"GRANT ALL ON SCHEMA public TO {role}")
+    name = pair.on_service("SELECT current_database()")[0][0]
+    pair.on_service(f'GRANT ALL ON DATABASE "{name}" TO {role}; TRUNCATE public.thing')
+    pair = pair.as_role(role, monolith=False)
+    pair.copy()
+    pair.plant(
+        "CREATE TABLE public.bill (no integer, thing_id integer"
+        " REFERENCES public.thing ON DELETE CASCADE); INSERT INTO public.bill VALUES (1, 1)"
+    )
+    it = Back(pair)
+    it.source(swap(1, 2) + "UPDATE public.thing SET word = 'x' WHERE id = 3")
+    it.round()
+    assert it.keys() == {"1", "2"}
+    assert it.target("SELECT count(*) FROM public.bill") == [(1,)]
 
 
 def test_a_long_chain_ends(make_pair: MakePair) -> None:
