@@ -132,6 +132,7 @@ async def _search(
         is_to_go=_is_to_go(stage, is_compared=is_compared),
         one_match=_one_match(stage),
         one_key=_json(stage.map.key, "one"),
+        staged_json=_json(stage.map.key, "s"),
         make_way=sql.SQL("; ".join(make_way) or "NULL"),
         delete_misfit=_about_one(stage, "delete_misfit", stage.misfitting),
         update_one=_about_one(stage, "update_one", stage.updated),

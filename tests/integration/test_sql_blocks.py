@@ -97,6 +97,7 @@ PARTS: dict[str, sql.Composable] = {
     "again": sql.SQL("a.row_key = c.row_key"),
     "or_is_stranger": sql.SQL("OR false"),
     "one_key": sql.SQL("jsonb_object(ARRAY['id'], ARRAY[one.\"id\"::text])"),
+    "staged_json": sql.SQL("jsonb_object(ARRAY['id'], ARRAY[s.\"id\"::text])"),
     "one_match": sql.SQL('t."id" = one."id"'),
     "one_values": sql.SQL('one."id", one."status"'),
     "target_key": sql.SQL('t."id"'),

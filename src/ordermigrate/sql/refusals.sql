@@ -39,6 +39,7 @@ UPDATE {table} AS t SET {assignments} WHERE {one_match} AND {differs};
 -- name: write_singly
 -- Write what is staged row by row, and note what the target refuses, and why.
 DO $search$
+<<ordermigrate_search>>
 DECLARE
     one record;
     refusals jsonb [] := ARRAY[]::jsonb[];
@@ -47,6 +48,7 @@ DECLARE
     touched bigint;
     -- What one pass over the rows has come to: it may find free what in the last one others held.
     refused jsonb [];
+    earlier jsonb [];
     progress bigint;
     state text;
     broken text;
@@ -91,7 +93,14 @@ BEGIN
         FOR pass IN 1..{passes} LOOP
             refused := ARRAY[]::jsonb[];
             progress := written;
-            FOR one IN SELECT s.* FROM {row_stage} AS s LOOP
+            FOR one IN
+                SELECT s.* FROM {row_stage} AS s
+                WHERE
+                    ordermigrate_search.earlier IS NULL OR {staged_json} IN (
+                        SELECT known.refusal -> 'row_key'
+                        FROM unnest(ordermigrate_search.earlier) AS known (refusal)
+                    )
+            LOOP
                 BEGIN
                     {delete_misfit};
                     {update_one};
@@ -114,6 +123,7 @@ BEGIN
                 END;
             END LOOP;
             EXIT WHEN written = progress OR cardinality(refused) = 0;
+            earlier := refused;
         END LOOP;
         refusals := refusals || refused;
         {undo};
