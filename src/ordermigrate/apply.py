@@ -6,17 +6,21 @@ update what differs in its image, insert what is missing, and compare the digest
 the one that the source has given. Where a unique value moves between rows, all of it is undone and
 done again, after way was made. No old images are replayed, so it does not matter how often, or in
 how many steps, a row has changed, and applying the same keys again changes nothing.
+
+Rows that the target refuses end it with nothing applied, or, where the caller wants that, go into
+quarantine, and all others are applied without them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from psycopg import sql
 
-from ordermigrate import queries
+from ordermigrate import queries, refusals
 from ordermigrate.errors import OrdermigrateError, Refused
 from ordermigrate.model import Side, TableMap
 from ordermigrate.stages import SCHEMA, Stage
@@ -34,15 +38,23 @@ BY_STATISTICS = "; ".join(
 )
 # A unique value, or one that an exclusion constraint guards, is held by another row.
 _COLLISIONS = {"23505", "23P01"}
+_DENIED = "42501"
+# So often what is refused is looked for; if then something is in the way, rows are written singly.
+_MAX_SEARCHES = 8
+_UNDO = "ROLLBACK TO SAVEPOINT ordermigrate_apply; RELEASE SAVEPOINT ordermigrate_apply"
 _ACTION = re.compile(r" ON DELETE (CASCADE|SET NULL|SET DEFAULT)")
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What was done to one table: rows inserted or updated, and rows removed."""
+    """What was done to one table: rows inserted or updated, rows removed.
+
+    `quarantined` are those that were refused, and had not been the last time.
+    """
 
     written: int
     deleted: int
+    quarantined: int = 0
 
 
 async def create_stages(target: StreamSession, stages: Sequence[Stage]) -> None:
@@ -63,6 +75,7 @@ async def create_stages(target: StreamSession, stages: Sequence[Stage]) -> None:
             )
         )
     await target.run(queries.get("apply", "create_refused"))
+    await refusals.create(target)
 
 
 async def apply_stage(
@@ -72,6 +85,7 @@ async def apply_stage(
     staged_rows: int,
     is_truncated: bool,
     is_compared: bool,
+    is_quarantining: bool = False,
 ) -> Applied:
     """Bring one table to what is staged, in the caller's transaction, and verify it.
 
@@ -81,52 +95,93 @@ async def apply_stage(
         staged_rows: How many keys and rows there are at most.
         is_truncated: Whether all rows have to go first.
         is_compared: Whether all of the source's keys are staged, and all others have to go.
+        is_quarantining: Whether what the target refuses goes into its quarantine.
 
     Raises:
         Refused: The target refuses a row (the key, the constraint and the value are named), or
             something there changes rows while they are written.
 
     """
+    if is_quarantining and is_truncated:
+        # A row that comes back may be one that others there refer to; so it is not to go at all.
+        await refusals.keep_staged(target, stage)
+        is_truncated, is_compared = False, True
     is_few = staged_rows < FEW_ROWS and not is_compared
     if not is_few:
         await target.run(f"{BY_STATISTICS}; {stage.analyze()}")
-    await target.run("SAVEPOINT ordermigrate_apply")
     between_stages = BY_INDEX if is_few else BY_STATISTICS
     with_table = BY_INDEX if is_few or _is_looked_up(stage.map, staged_rows) else BY_STATISTICS
 
-    async def write(*, is_making_way: bool) -> Applied:
-        applied = await _write(
-            target,
-            stage,
-            is_truncated=is_truncated,
-            is_compared=is_compared,
-            is_making_way=is_making_way,
-            between_stages=between_stages,
-            with_table=with_table,
-        )
-        await target.run("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT ordermigrate_apply")
-        return applied
-
+    write = partial(
+        _write,
+        target,
+        stage,
+        is_truncated=is_truncated,
+        is_compared=is_compared,
+        between_stages=between_stages,
+        with_table=with_table,
+        is_quarantining=is_quarantining,
+    )
     try:
-        try:
-            applied = await write(is_making_way=False)
-        except Refused as refused:
-            if refused.sqlstate not in _COLLISIONS:
-                raise
-            await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
-            applied = await write(is_making_way=True)
-    except Refused as refused:
-        if refused.sqlstate[:2] not in {"22", "23"}:
+        applied = await _write_all(target, write)
+    except OrdermigrateError as error:
+        if is_quarantining and _is_about_rows(error):
+            await target.run(_UNDO)
+            await target.run(f"{BY_STATISTICS}; {stage.analyze()}")
+            applied = await _apply_what_is_taken(target, stage, write, is_compared=is_compared)
+        elif isinstance(error, Refused) and error.sqlstate[:2] in {"22", "23"}:
+            await target.run(f"ROLLBACK TO SAVEPOINT ordermigrate_apply; {between_stages}")
+            await _free_values(target, stage, is_truncated=is_truncated, is_compared=is_compared)
+            raise await _explain(target, stage, error) from error
+        else:
             raise
-        await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
-        await target.run(between_stages)
+    await _require_equal(target, stage)
+    if is_quarantining:
+        await target.run(BY_STATISTICS)
+        new = await refusals.settle(target, stage, is_compared=is_compared)
+        applied = replace(applied, quarantined=new)
+    return applied
+
+
+def _is_about_rows(error: OrdermigrateError) -> bool:
+    """Whether other rows could be applied without those that an error is about.
+
+    One may be that we may not see who refers to rows that have to go for a moment.
+    """
+    return refusals.is_refusal(error.sqlstate) or error.sqlstate == _DENIED
+
+
+async def _apply_what_is_taken(
+    target: StreamSession,
+    stage: Stage,
+    write: Callable[..., Awaitable[Applied]],
+    *,
+    is_compared: bool,
+) -> Applied:
+    """Apply what the target takes; what it refuses is set aside, to go into quarantine.
+
+    A row that is set aside stays as it was, and may itself stand in another's way: so what is
+    refused is looked for again, until all that is left is taken.
+    """
+    is_all_found = False
+    for _ in range(_MAX_SEARCHES):
+        is_all_found = not await refusals.set_aside(target, stage, is_compared=is_compared)
+        if is_all_found:
+            break
         try:
-            # Else a unique value that moves between rows would be taken for the cause.
-            await _delete_absent(target, stage, is_truncated=is_truncated, is_compared=is_compared)
-            await target.run(f"{stage.delete_keys()}; SET CONSTRAINTS ALL IMMEDIATE")
-        except Refused:  # something else still refers to them
-            await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
-        raise await _explain(target, stage, refused) from refused
+            return await _write_all(target, write)
+        except OrdermigrateError as error:
+            if not _is_about_rows(error):
+                raise
+            await target.run(_UNDO)
+    singly = await refusals.write_singly(
+        target, stage, is_compared=is_compared, is_making_way=is_all_found
+    )
+    return Applied(singly.written, singly.deleted)
+
+
+async def _require_equal(target: StreamSession, stage: Stage) -> None:
+    """Refuse rows that are not what was written to them."""
     unequal = await target.fetch(stage.find_unequal())
     if unequal:
         keys = "; ".join(
@@ -140,7 +195,18 @@ async def apply_stage(
             todo="Look for what changes them; `ordermigrate prepare` switches user triggers off. "
             "Nothing of this round was kept",
         )
-    return applied
+
+
+async def _write_all(target: StreamSession, write: Callable[..., Awaitable[Applied]]) -> Applied:
+    """Write all that is staged, and once more with way made where unique values collide."""
+    await target.run("SAVEPOINT ordermigrate_apply")
+    try:
+        return await write(is_making_way=False)
+    except Refused as refused:
+        if refused.sqlstate not in _COLLISIONS:
+            raise
+        await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
+        return await write(is_making_way=True)
 
 
 async def _write(
@@ -150,6 +216,7 @@ async def _write(
     is_truncated: bool,
     is_compared: bool,
     is_making_way: bool,
+    is_quarantining: bool,
     between_stages: str,
     with_table: str,
 ) -> Applied:
@@ -160,8 +227,11 @@ async def _write(
     )
     await target.run(stage.keep_gone())
     if is_making_way:
-        _require_nothing_follows(target.side, stage)
-        for statement in stage.make_way():
+        if is_quarantining:
+            await refusals.lock_staged(target, stage)
+        else:
+            _require_nothing_follows(target.side, stage)
+        for statement in stage.make_way(is_sparing=is_quarantining):
             await target.run(statement)
     await target.run(with_table)
     deleted += await target.count(stage.delete_keys())
@@ -170,6 +240,7 @@ async def _write(
     if update := stage.update_changed():
         written += await target.count(update)
     written += await target.count(stage.insert_missing())
+    await target.run("SET CONSTRAINTS ALL IMMEDIATE; RELEASE SAVEPOINT ordermigrate_apply")
     return Applied(written, deleted)
 
 
@@ -195,6 +266,17 @@ def _require_nothing_follows(side: Side, stage: Stage) -> None:
             todo="Drop that foreign key on the "
             f"{side} until the migration is over; then run the command again",
         )
+
+
+async def _free_values(
+    target: StreamSession, stage: Stage, *, is_truncated: bool, is_compared: bool
+) -> None:
+    """Delete what goes or comes, or a unique value that moves would be taken for a cause."""
+    try:
+        await _delete_absent(target, stage, is_truncated=is_truncated, is_compared=is_compared)
+        await target.run(f"{stage.delete_keys()}; SET CONSTRAINTS ALL IMMEDIATE")
+    except Refused:  # something else still refers to them
+        await target.run("ROLLBACK TO SAVEPOINT ordermigrate_apply")
 
 
 async def _delete_absent(

@@ -103,6 +103,10 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
         case events.Repairing(table=table, rows=rows):
             noun = "differing row is" if rows == 1 else "differing rows are"
             return f"{table}: {rows:,} {noun} marked to be applied again"
+        case events.RowsQuarantined(table=table, rows=rows):
+            return (
+                f"{table}: {rows:,} {'row was' if rows == 1 else 'rows were'} put into quarantine"
+            )
         case events.CheckFinished(table=table, check=check, outcome=outcome, seconds=seconds):
             return f"{table}: {check}: {outcome} ({format_seconds(seconds)})"
         case events.Locating(table=table, parts=parts, parts_total=total):

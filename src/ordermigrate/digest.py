@@ -110,7 +110,7 @@ def target_view(table: TableMap, algorithm: Algorithm, *, is_same_byte_order: bo
     return View(
         table.target.name,
         table.target.name.name,
-        "true",
+        table.target_where,
         tuple((pair.name, pair.target_compare) for pair in table.pairs if not pair.is_frozen),
         _key(table, {pair.name: pair.target_compare for pair in table.pairs}),
         algorithm,

@@ -351,6 +351,8 @@ class TableMap:
     created: str | None = None
     updated: str | None = None
     notes: tuple[str, ...] = field(default=())
+    # Which rows of the target are compared; `where` says which of the source are.
+    target_where: str = "true"
 
     @property
     def is_binary(self) -> bool:

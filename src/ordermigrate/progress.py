@@ -213,7 +213,7 @@ class RoundApplied(Event):
     """A round is committed on both sides.
 
     `remaining` changes were left for the next one. `lag_seconds` is the age that the oldest change
-    had when the round began.
+    had when the round began. `quarantined` rows were refused that had not been before.
     """
 
     is_frequent: ClassVar[bool] = True
@@ -224,6 +224,15 @@ class RoundApplied(Event):
     deleted: int
     lag_seconds: float
     seconds: float
+    quarantined: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RowsQuarantined(Event):
+    """The target has refused rows of a table that it had not refused before; others are there."""
+
+    table: str
+    rows: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ from ordermigrate.progress import (
     Reporter,
     RoundBegun,
     RoundHalfCommitted,
+    RowsQuarantined,
 )
 from ordermigrate.stages import Stage
 from ordermigrate.stream_sessions import StreamSession
@@ -95,6 +96,8 @@ class Line:
     reporter: Reporter
     timeout_ms: str
     last_position: str | None
+    # Whether rows that the target refuses go into its quarantine; else they end the round.
+    is_quarantining: bool = False
 
     @property
     def maps(self) -> list[TableMap]:
@@ -117,7 +120,8 @@ class Round:
     """What one round has done.
 
     `is_complete` says that the target equals the source as of `seen_at` (the source's clock).
-    `lag_seconds` is the age, at the snapshot, of the oldest change that was waiting.
+    `lag_seconds` is the age, at the snapshot, of the oldest change that was waiting. `quarantined`
+    rows were refused that had not been before.
     """
 
     number: int
@@ -130,6 +134,7 @@ class Round:
     is_complete: bool
     seen_at: datetime
     is_timeline_new: bool
+    quarantined: int = 0
 
 
 @contextlib.asynccontextmanager
@@ -257,7 +262,7 @@ async def _run(
     is_new = is_new or look["known_timeline"] not in {None, look["timeline"]}
     line.reporter.report(RoundBegun(number))
     waiting = await _measure(line)
-    taken, totals = await _take_tables(line, waiting, max_changes)
+    taken, applied = await _take_tables(line, waiting, max_changes)
     remaining = sum(each.changes for each in waiting.values()) - taken
     await write_ahead_log.wait_for_flush(line.control, look["position"], source.stall_seconds)
     if before_commit is not None:
@@ -271,17 +276,21 @@ async def _run(
         number,
         taken,
         remaining,
-        totals.written,
-        totals.deleted,
+        sum(each.written for each in applied.values()),
+        sum(each.deleted for each in applied.values()),
         max((each.age_seconds or 0.0 for each in waiting.values()), default=0.0),
         time.monotonic() - started,
         remaining == 0,
         look["seen_at"],
         is_new,
+        sum(each.quarantined for each in applied.values()),
     )
     await _record(line, done, look["position"])
     await _commit(target)
     line.reporter.report(RoundHalfCommitted(number))
+    for table, each in applied.items():
+        if each.quarantined:
+            line.reporter.report(RowsQuarantined(table, each.quarantined))
     await _commit(source)
     return replace(done, seconds=time.monotonic() - started)
 
@@ -412,18 +421,16 @@ async def _measure(line: Line) -> dict[int, Waiting]:
 
 async def _take_tables(
     line: Line, waiting: dict[int, Waiting], budget: int | None
-) -> tuple[int, Applied]:
+) -> tuple[int, dict[str, Applied]]:
     """Take the changes of all tables, within a budget; return how many, and what was done."""
-    changes = written = deleted = 0
+    changes, done = 0, dict[str, Applied]()
     for stage in line.stages:
         found = waiting[line.logs[stage.map.label].number]
         if found.changes:
             left = None if budget is None else max(0, budget - changes)
-            taken, applied = await _take_table(line, stage, found, left)
+            taken, done[stage.map.label] = await _take_table(line, stage, found, left)
             changes += taken
-            written += applied.written
-            deleted += applied.deleted
-    return changes, Applied(written, deleted)
+    return changes, done
 
 
 async def _take_table(
@@ -464,10 +471,13 @@ async def _take_table(
                 staged_rows=staged,
                 is_truncated=TRUNCATED in marks,
                 is_compared=is_compared,
+                # What a part is refused for, another part may mend.
+                is_quarantining=line.is_quarantining and not is_partial,
             ),
         )
     except Refused as refused:
-        if is_partial and refused.sqlstate in {"23505", "23P01"}:
+        is_mended = refused.sqlstate in {"23505", "23P01"} or line.is_quarantining
+        if is_partial and is_mended:
             raise PartCollides from refused
         raise
     line.reporter.report(ChangesWritten(stage.map.label, applied.written, applied.deleted))

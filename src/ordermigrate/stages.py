@@ -62,11 +62,12 @@ class Stage:
         columns = self.map.target.columns
         return tuple(column.name for column in columns if column.identity == "a")
 
-    def _differs(self, names: Sequence[str]) -> sql.Composed:
+    def differs(self, names: Sequence[str], alias: str = "s") -> sql.Composed:
+        """Return the condition that a column's image is another in the table, as `t`."""
         return sql.SQL("ROW({})::record OPERATOR(pg_catalog.*<>) ROW({})::record").format(
             *(
                 sql.SQL(", ").join(sql.Identifier(alias, name) for name in names)
-                for alias in ("t", "s")
+                for alias in ("t", alias)
             )
         )
 
@@ -87,24 +88,41 @@ class Stage:
     def _compared(self) -> list[str]:
         return [pair.name for pair in self.map.copied if not pair.is_frozen]
 
+    @property
+    def misfitting(self) -> list[str]:
+        """Columns that no UPDATE may set, and that have to be what they are on the source."""
+        return [name for name in self._fixed if name in self._compared]
+
+    @property
+    def updated(self) -> list[str]:
+        """Columns that an UPDATE brings."""
+        return [name for name in self._compared if name not in self._fixed]
+
     def delete_misfits(self) -> str | None:
         """Return the statement for rows that no UPDATE can bring to what they are to be."""
-        fixed = [name for name in self._fixed if name in self._compared]
-        if not fixed:
+        if not self.misfitting:
             return None
-        return self.compose("delete_changed", differs=self._differs(fixed))
+        return self.compose("delete_changed", differs=self.differs(self.misfitting))
 
-    def make_way(self) -> list[str]:
-        """Return the statements that take rows off which an UPDATE would stumble over."""
+    def make_way(self, *, is_sparing: bool = False) -> list[str]:
+        """Return the statements that take rows off which an UPDATE would stumble over.
+
+        Where that is sparing, rows stay to which others of other tables refer.
+        """
         staged = {pair.name for pair in self.map.copied}
+        matched = self._match("t", "s")
+        if is_sparing:
+            matched = sql.SQL(" AND ").join([matched, *self._unreferred()])
         if any(
             _is_intricate(index) or (index.is_unique and not set(index.columns) <= staged)
             for index in self.map.target.indexes
         ):
-            return [self.compose("delete_changed", differs=self._differs(self._compared))]
+            differs = self.differs(self._compared)
+            return [self.compose("delete_changed", match=matched, differs=differs)]
         return [
             self.compose(
                 "delete_movers",
+                match=matched,
                 same_value=self._match("t", "other", index.columns),
                 other_match=self._match("other", "s"),
             )
@@ -113,20 +131,43 @@ class Stage:
             if index.is_unique and not set(self.map.key) <= set(index.columns)
         ]
 
+    def _unreferred(self) -> list[sql.Composed]:
+        """Return the conditions that no row refers to one of the table, as `t`, by a foreign key.
+
+        Of other rows of the table itself, too.
+        """
+        return [
+            sql.SQL("NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
+                key.table.sql,
+                sql.SQL(" AND ").join(
+                    sql.SQL("{} {} {}").format(
+                        sql.Identifier("r", column),
+                        sql.SQL("=") if found is None else found.equals,
+                        sql.Identifier("t", referenced),
+                    )
+                    for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
+                    for found in [self.map.target.column(referenced)]
+                ),
+            )
+            for key in self.map.target.incoming_keys
+        ]
+
     def update_changed(self) -> str | None:
         """Return the statement for rows that differ; None where no column can."""
-        names = [
-            pair.name
-            for pair in self.map.copied
-            if not pair.is_frozen and pair.name not in self._fixed
-        ]
-        if not names:
+        if not self.updated:
             return None
-        assignments = sql.SQL(", ").join(
-            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier("s", name))
-            for name in names
+        return self.compose(
+            "update_changed",
+            assignments=self.assignments(),
+            differs=self.differs(self.updated),
         )
-        return self.compose("update_changed", assignments=assignments, differs=self._differs(names))
+
+    def assignments(self, alias: str = "s") -> sql.Composed:
+        """Return what an UPDATE sets, from the row that an alias stands for."""
+        return sql.SQL(", ").join(
+            sql.SQL("{} = {}").format(sql.Identifier(name), sql.Identifier(alias, name))
+            for name in self.updated
+        )
 
     def insert_missing(self) -> str:
         """Return the statement for rows that the target does not have."""

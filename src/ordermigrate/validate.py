@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ordermigrate import catalog, digest, locks, queries
+from ordermigrate import catalog, digest, locks, quarantine, queries
 from ordermigrate.config import Limits
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
@@ -73,8 +73,10 @@ async def compare(
         max_differences: How many differing rows to name; all are counted.
         repair: Called with the keys of differing rows, a batch at a time.
 
+    Rows that the target has in quarantine are left out on both sides.
+
     Raises:
-        Refused: The algorithm cannot be had on both sides.
+        Refused: The algorithm cannot be had on both sides, or too many rows are in quarantine.
         Unavailable: A side cannot be read, or an exclusive lock waited for us.
 
     """
@@ -87,6 +89,8 @@ async def compare(
 
     try:
         algorithm = await _choose(algorithm, scanners, notes)
+        maps, left_out = await quarantine.leave_out(scanners[1], maps)
+        notes.extend(left_out)
         oids = [leaf.oid for each in maps for leaf in each.source.leaves]
         oids += [each.source.oid for each in maps]
         (verdicts,) = await run_together(

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from ordermigrate import change_logs, queries
+from ordermigrate import change_logs, quarantine, queries
 from ordermigrate.control import Session
 from ordermigrate.model import Side
 from tests.fix_orders import Hub
@@ -90,12 +90,36 @@ PARTS: dict[str, sql.Composable] = {
     "digest": sql.SQL("md5('x')"),
     "is_since": sql.SQL('t."created_at" >= $1::timestamptz'),
     "row_key": sql.SQL("'id = ' || one.\"id\"::text"),
+    # Refusals.
+    "all_keys": sql.Identifier("pg_temp", "keys"),
+    "staged_key": sql.SQL('s."id"'),
+    "key_match": sql.SQL('t."id" = k."id"'),
+    "refused_match": sql.SQL("s.\"id\" = (c.row_key ->> 'id')::uuid"),
+    "refused_key": sql.SQL("(c.row_key ->> 'id')::uuid"),
+    "names": sql.SQL("'id'"),
+    "texts": sql.SQL('s."id"::text'),
+    "name": sql.Literal("public.orders"),
+    "again": sql.SQL("a.row_key = c.row_key"),
+    "or_is_stranger": sql.SQL("OR false"),
+    "one_key": sql.SQL("jsonb_object(ARRAY['id'], ARRAY[one.\"id\"::text])"),
+    "staged_json": sql.SQL("jsonb_object(ARRAY['id'], ARRAY[s.\"id\"::text])"),
+    "one_match": sql.SQL('t."id" = one."id"'),
+    "one_values": sql.SQL('one."id", one."status"'),
+    "target_key": sql.SQL('t."id"'),
+    "is_to_go": sql.SQL("true"),
+    "delete_gone": sql.SQL("DELETE FROM public.orders"),
+    "delete_strangers": sql.SQL("DELETE FROM public.orders"),
+    "make_way": sql.SQL("NULL"),
+    "passes": sql.Literal(2),
+    "delete_misfit": sql.SQL("NULL"),
+    "update_one": sql.SQL('UPDATE public.orders AS t SET "status" = one."status"'),
+    "undo": sql.SQL("RAISE EXCEPTION USING ERRCODE = 'OM002'"),
 }
 STAGES = (
     "CREATE TEMPORARY TABLE keys AS TABLE public.orders WITH NO DATA;"
     "CREATE TEMPORARY TABLE rows AS TABLE public.orders WITH NO DATA;"
     "ALTER TABLE rows ADD ordermigrate_digest text;"
-) + queries.get("apply", "create_refused")
+) + "; ".join((queries.get("apply", "create_refused"), queries.get("refusals", "create_set_aside")))
 MATCH_BY_KEYS: dict[str, sql.Composable] = {"match": sql.SQL('t."id" = k."id"')}
 # What a statement needs of its surroundings, and the words that it is filled with.
 SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
@@ -160,6 +184,37 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
             "read_refused",
         )
     },
+    **{
+        block: (STAGES, {})
+        for block in (
+            "keep_staged",
+            "lock_staged",
+            "delete_gone",
+            "count_new",
+            "take_rows",
+            "take_keys",
+            "keep_refused",
+            "close_search",
+            "settle_quarantine",
+            "clear_set_aside",
+        )
+    },
+    **{
+        block: (
+            STAGES,
+            # A record that a PREPARE knows of.
+            {
+                "one_match": sql.SQL('t."id" = $1::uuid'),
+                "assignments": sql.SQL('"status" = $2::text'),
+                "differs": sql.SQL("true"),
+            },
+        )
+        for block in ("delete_misfit", "update_one")
+    },
+    "write_singly": (
+        f"{STAGES}; INSERT INTO rows (id, status) VALUES (gen_random_uuid(), 'NEW')",  # noqa: S608
+        {},
+    ),
     "delete_keys": (STAGES, MATCH_BY_KEYS),
     "keep_gone": (STAGES, {"match": sql.SQL('s."id" = k."id"')}),
     # With a row to be looked at; an empty stage would not have its statements planned.
@@ -190,6 +245,7 @@ async def both(hub: Hub) -> Hub:
         await ground.install(monolith, service)
         for session in (monolith, service):
             await install_functions(session)
+            await quarantine.install(session)
     return hub
 
 

@@ -73,6 +73,8 @@ SAMPLES: list[tuple[events.Event, str | None]] = [
     (events.ValidationVoided("why"), "what was proved before is void: why"),
     (events.Cancelled("run-1", ("a",)), "migration run-1 is gone from both sides"),
     (events.Repairing("t", 1_234), "t: 1,234 differing rows are marked to be applied again"),
+    (events.RowsQuarantined("t", 1), "t: 1 row was put into quarantine"),
+    (events.RowsQuarantined("t", 1_234), "t: 1,234 rows were put into quarantine"),
     (events.CheckFinished("t", "row count", "equal", 1.0), "t: row count: equal (1.0 s)"),
     (events.Locating("t", 3, 1024), "t: 3 of 1024 parts differ; looking for the rows"),
     (CHUNK, None),

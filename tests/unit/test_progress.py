@@ -33,6 +33,7 @@ NAMES = {
     "round_begun",
     "round_half_committed",
     "rows_copied",
+    "rows_quarantined",
     "snapshot_taken",
     "structure_settled",
     "subtracted",
