@@ -109,6 +109,19 @@ _TRAFFIC = {
     "service": or_null(count("By the service's; another one where a step was cut off.")),
 }
 _STEPS = listing("What was done, or with --dry-run would be done.", {"type": "string"})
+_QUARANTINED = fields(
+    "A change that is kept beside the table.",
+    {
+        "table": text("Its name on the side that refuses it."),
+        "key": mapping("The primary key, by column, as text.", {"type": "string"}),
+        "kind": text("What was refused.", "write", "delete"),
+        "reason": text("What the server said."),
+        "constraint": or_null(text("The constraint, where there is one.")),
+        "row": or_null(mapping("What was to be written, as text.", {"type": ["string", "null"]})),
+        "quarantined_at": text("ISO 8601."),
+        "tries": count("How often it was tried."),
+    },
+)
 _CHANGE_OUTCOMES = {
     "done": "the other side owns the tables",
     "already_done": "it owned them before",
@@ -185,7 +198,16 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
         },
     ),
     "cutover": (_CHANGE_OUTCOMES, _NAMES, _CHANGE),
-    "rollback": (_CHANGE_OUTCOMES, _NAMES, _CHANGE),
+    "rollback": (
+        {
+            **_CHANGE_OUTCOMES,
+            "resolved": "nothing is in quarantine any more (--retry-quarantine)",
+            "quarantined": "something still is (exit code 9)",
+            "nothing_to_retry": "nothing was",
+        },
+        _NAMES,
+        _CHANGE,
+    ),
     "cancel": (
         {
             "cancelled": "every trace is gone",
@@ -254,6 +276,9 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
                 text(
                     "Said where not just one side owns the tables, with the command that mends it."
                 )
+            ),
+            "quarantine": listing(
+                "Rows of the service that the monolith refuses; the oldest hundred.", _QUARANTINED
             ),
             "epoch": count("How many times an owner has let go, or taken the tables back."),
             "phase_meaning": text("The phase as a sentence."),

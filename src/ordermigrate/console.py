@@ -37,6 +37,9 @@ _WIDE = 100
 _MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
 
 
+MAX_QUARANTINED = 20
+
+
 def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912  one line an event
     """Return an event as a line for people; None for those that are only counted."""
     match event:
@@ -407,6 +410,12 @@ def show_status(document: dict[str, Any]) -> None:
     console.print(grid)
     for each in document["objects_off"]:
         console.print(f"off for now: {escape(each)}")
+    for each in document["quarantine"][:MAX_QUARANTINED]:
+        key = ", ".join(f"{name} = {text}" for name, text in each["key"].items())
+        console.print(
+            f"[bold yellow]in quarantine:[/] {escape(each['table'])} {escape(key)}: "
+            f"{escape(each['reason'])}"
+        )
 
 
 def _add_sync(head: Table, document: dict[str, Any]) -> None:

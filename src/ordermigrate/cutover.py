@@ -26,6 +26,7 @@ from ordermigrate import (
     ledger,
     locks,
     ownership,
+    quarantine,
     readiness,
     sequences,
     sides,
@@ -142,6 +143,13 @@ async def _settle_once(
     )
     run = await following.require_copied(monolith, service)
     last = await ledger.read_last_validation(service)
+    refused = await quarantine.count(monolith)
+    if refused and changed.direction is Direction.REVERSE:
+        changed = replace(
+            changed,
+            quarantined=sum(refused.values()),
+            notes=(*changed.notes, *quarantine.describe(refused)),
+        )
     return replace(changed, phase=run.phase, notes=(*changed.notes, *notes), last_validation=last)
 
 
@@ -171,6 +179,8 @@ async def arm(
             if gaps:
                 reason = f"capture on the {session.side} had gaps: {'; '.join(gaps)}"
                 await ledger.void_validations(service, reason)
+        if session is monolith:  # rows that come back may be refused there
+            await quarantine.install(monolith)
         done += await ownership.arm(
             session, tables, row.pass_word, is_hot=row.is_hot, mends_capture=mends_capture
         )

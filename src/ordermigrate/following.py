@@ -31,7 +31,7 @@ from ordermigrate.sync import Tally, Unsettled
 STANDBY_SECONDS = 1.0
 MAX_LOOKS = 5
 _LONGEST_WAIT = 5.0
-_COLLIDES = "a part of the waiting changes collides with rows on the service"
+_COLLIDES = "a part of the waiting changes collides with rows on the other side"
 _T = TypeVar("_T")
 
 

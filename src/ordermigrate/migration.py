@@ -28,7 +28,9 @@ from ordermigrate import (
     ledger,
     ownership,
     proving,
+    quarantine,
     reclaiming,
+    retrying,
     seizing,
     sides,
     situation,
@@ -49,6 +51,7 @@ from ordermigrate.outcomes import (
     CopyResult,
     OwnerChange,
     Preparation,
+    Retry,
     Status,
     SyncResult,
     TrafficResult,
@@ -164,6 +167,7 @@ async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
     async with monolith.transaction():
         await sides.install(monolith, run_id, is_hot=True)
         await ledger.install_records(monolith)
+        await quarantine.install(monolith)
     row = await sides.read(monolith)
     if row is None:
         message = "a row that was just written is not there"
@@ -456,6 +460,20 @@ async def show_or_set_traffic(
 
     """
     return await steering.steer(config, percentage, reporter)
+
+
+async def retry_quarantine(
+    config: Config, reporter: Reporter, *, is_discarding: bool = False, is_dry_run: bool = False
+) -> Retry:
+    """Try rows again that the monolith has refused, or discard them, once it owns the tables.
+
+    Raises:
+        OrdermigrateError: A gate is shut, or a database cannot be reached.
+
+    """
+    return await retrying.retry(
+        config, reporter, is_discarding=is_discarding, is_dry_run=is_dry_run
+    )
 
 
 async def cancel(

@@ -9,6 +9,7 @@ from typing import Any
 from ordermigrate.ledger import LastRound, LastValidation
 from ordermigrate.model import Direction, Identity, OwnTrigger, Side
 from ordermigrate.phases import NextStep, Phase, next_steps
+from ordermigrate.quarantine import Quarantined
 from ordermigrate.readiness import Gate, Timing
 from ordermigrate.verdicts import TableVerdict, Verdict
 
@@ -103,6 +104,20 @@ class OwnerChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Retry:
+    """What became of rows in quarantine that were tried again, or discarded."""
+
+    run: str
+    phase: Phase
+    owner: str
+    last_validation: LastValidation | None
+    tried: int
+    resolved: int
+    left: tuple[Quarantined, ...]
+    is_dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Cancellation:
     """What `cancel` removed, or would remove."""
 
@@ -153,6 +168,7 @@ class Status:
     sync: SyncStatus | None
     alarm: str | None
     epoch: int
+    quarantine: tuple[Quarantined, ...]
     traffic: dict[str, int | None] | None
 
 

@@ -59,6 +59,16 @@ async def count(session: Session) -> dict[str, int]:
     return {row.table_name: row.rows for row in rows}
 
 
+def describe(counted: Mapping[str, int]) -> list[str]:
+    """Say in sentences what `count` has found."""
+    return [
+        f"{rows:,} {'row' if rows == 1 else 'rows'} of {table} {'is' if rows == 1 else 'are'} in "
+        "quarantine: the monolith refuses them (`ordermigrate status` names them; mend the cause, "
+        "then run `ordermigrate rollback --retry-quarantine`)"
+        for table, rows in counted.items()
+    ]
+
+
 async def read_all(session: Session, limit: int | None = None) -> list[Quarantined]:
     """Return what is in quarantine, the oldest first."""
     if not (await session.fetch_one("quarantine", "has_quarantine")).has_quarantine:
@@ -100,12 +110,14 @@ async def retry(hot: Session, cold: Session, maps: Sequence[TableMap]) -> int:
 
 
 async def leave_out(
-    target: StreamSession, maps: Sequence[TableMap]
+    scanners: Sequence[StreamSession], maps: Sequence[TableMap]
 ) -> tuple[list[TableMap], list[str]]:
     """Leave quarantined rows out of a comparison on both sides, and say how many that are.
 
+    After a rollback the side that has refused them is the owner, so both are looked at.
+
     Args:
-        target: The scanner whose snapshot counts.
+        scanners: On source and target; their snapshots count.
         maps: The family.
 
     Returns:
@@ -115,30 +127,44 @@ async def leave_out(
         Refused: They are too many.
 
     """
-    (there,) = await target.fetch(queries.get("quarantine", "has_quarantine"))
-    if not there["has_quarantine"]:
-        return list(maps), []
+    compared, notes = list(maps), list[str]()
+    for is_source, scanner in zip((True, False), scanners, strict=True):
+        (there,) = await scanner.fetch(queries.get("quarantine", "has_quarantine"))
+        if there["has_quarantine"]:
+            compared, said = await _leave_out(scanner, compared, is_source=is_source)
+            notes += said
+    return compared, notes
+
+
+async def _leave_out(
+    scanner: StreamSession, maps: Sequence[TableMap], *, is_source: bool
+) -> tuple[list[TableMap], list[str]]:
     compared, notes = list[TableMap](), list[str]()
     for each in maps:
-        name = each.target.name
-        rows = await target.fetch(
-            queries.get("quarantine", "read_keys"), str(name), list(each.key), MAX_LEFT_OUT + 1
+        name = each.source.name if is_source else each.target.name
+        origins = {pair.name: pair.origin for pair in each.pairs}
+        columns = [(origins[key] or key) if is_source else key for key in each.key]
+        rows = await scanner.fetch(
+            queries.get("quarantine", "read_keys"), str(name), columns, MAX_LEFT_OUT + 1
         )
         if len(rows) > MAX_LEFT_OUT:
             raise Refused(
-                f"More than {MAX_LEFT_OUT:,} rows of {name} are in quarantine on the {target.side}",
+                f"On the {scanner.side}, over {MAX_LEFT_OUT:,} rows of {name} are in quarantine",
                 wanted="So few that all others can be compared without them",
-                todo=f"See on the {target.side} what ordermigrate.quarantine has as reasons, mend "
+                todo=f"See on the {scanner.side} what ordermigrate.quarantine has as reasons, mend "
                 "it there, and run `ordermigrate rollback --retry-quarantine`",
             )
         if rows:
             keys = [row["key_texts"] for row in rows]
             on_source, on_target = exclusion(each, keys)
-            where = f"({each.where}\n) AND {on_source}"
-            each = replace(each, where=where, target_where=on_target)  # noqa: PLW2901
+            each = replace(  # noqa: PLW2901
+                each,
+                where=f"({each.where}\n) AND {on_source}",
+                target_where=f"({each.target_where}\n) AND {on_target}",
+            )
             notes.append(
                 f"{name}: {len(rows):,} {'row is' if len(rows) == 1 else 'rows are'} in quarantine "
-                f"on the {target.side}, and not compared"
+                f"on the {scanner.side}, and not compared"
             )
         compared.append(each)
     return compared, notes

@@ -17,6 +17,7 @@ from ordermigrate import (
     change_logs,
     ledger,
     ownership,
+    quarantine,
     queries,
     reversing,
     sequences,
@@ -77,6 +78,7 @@ async def look(scene: Scene) -> list[Gate]:
     gates: list[tuple[str, Callable[[Scene], Awaitable[str]]]] = [
         ("validation", _see_validation),
         ("lag", _see_lag),
+        ("quarantine", _see_quarantine),
         ("triggers", _see_triggers),
         ("subscriptions", _see_subscriptions),
         ("prepared transactions", _see_prepared),
@@ -139,6 +141,21 @@ async def _see_lag(scene: Scene) -> str:
             f"limits.max_lag_seconds is {limit:g} (let `ordermigrate sync` catch up first)"
         )
     return f"{lag:.1f} s, {backlog:,} changes"
+
+
+async def _see_quarantine(scene: Scene) -> str:
+    found: dict[str, int] = {}
+    for session in (scene.hot, scene.cold):
+        found.update(await quarantine.count(session))
+    if not found:
+        return "empty"
+    said = ", ".join(f"{rows:,} of {table}" for table, rows in found.items())
+    if scene.direction is Direction.REVERSE:
+        return f"{said}: the monolith refuses them, and will own the tables without them"
+    raise _shut(
+        f"the monolith refuses rows of the service: {said} (see `ordermigrate status`; mend the "
+        "cause, and run `ordermigrate rollback --retry-quarantine`)"
+    )
 
 
 async def _see_triggers(scene: Scene) -> str:

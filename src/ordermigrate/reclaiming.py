@@ -30,6 +30,7 @@ from ordermigrate import (
     gates,
     ledger,
     proving,
+    quarantine,
     queries,
     reversing,
     sides,
@@ -237,6 +238,7 @@ async def _begin(monolith: Session, service: Session, maps: Sequence[TableMap]) 
         await sides.install(monolith, run_id, is_hot=False)
         await monolith.fetch_all("sides", "set_epoch", 1)
         await ledger.install_records(monolith)
+        await quarantine.install(monolith)
     seen = {
         Side.MONOLITH: fingerprints.describe_side([each.source for each in maps], ()),
         Side.SERVICE: fingerprints.describe_side([each.target for each in maps], ()),

@@ -184,6 +184,8 @@ async def open_line(
             reporter,
             timeouts(config)["statement_timeout"],
             last.source_position if last and last.source is control.side else None,
+            # On the way back the monolith may refuse rows, for what has happened there meanwhile.
+            is_quarantining=control.side is Side.SERVICE,
         )
 
 

@@ -13,6 +13,7 @@ from ordermigrate import (
     fence,
     gates,
     ledger,
+    quarantine,
     rounds,
     sides,
     traffic,
@@ -23,8 +24,11 @@ from ordermigrate.errors import LockTimeout, Refused, Stranded
 from ordermigrate.model import Side, Table
 from ordermigrate.outcomes import Status, SyncStatus, TableStatus
 from ordermigrate.phases import Phase
+from ordermigrate.quarantine import Quarantined
 from ordermigrate.sides import NoOwner, SideRow
 
+# Of rows in quarantine, so many are told of one by one.
+MAX_SHOWN = 100
 _KINDS = ("index", "check", "trigger", "foreign_key")
 
 
@@ -47,6 +51,7 @@ async def read(config: Config) -> Status:
             await _read_sync(monolith, service, config, owner) if run else None,
             alarm,
             max(one.epoch if one else 0, other.epoch if other else 0),
+            await _read_quarantine(monolith, service),
             await _read_traffic(monolith, service) if run else None,
         )
 
@@ -54,6 +59,13 @@ async def read(config: Config) -> Status:
 async def _read_traffic(monolith: Session, service: Session) -> dict[str, int | None]:
     shares = {each.side.value: await traffic.read(each) for each in (monolith, service)}
     return {side: share.percentage if share else None for side, share in shares.items()}
+
+
+async def _read_quarantine(monolith: Session, service: Session) -> tuple[Quarantined, ...]:
+    found: list[Quarantined] = []
+    for session in (monolith, service):
+        found += await quarantine.read_all(session, MAX_SHOWN)
+    return tuple(found)
 
 
 def _find_owner(one: SideRow | None, other: SideRow | None) -> tuple[str, str | None]:

@@ -67,6 +67,7 @@ class Tally:
     changes: int = 0
     written: int = 0
     deleted: int = 0
+    quarantined: int = 0
     is_caught_up: bool = False
     # A part of the backlog could not be applied by itself.
     takes_all: bool = False
@@ -80,6 +81,7 @@ class Tally:
         self.changes += done.changes
         self.written += done.written
         self.deleted += done.deleted
+        self.quarantined += done.quarantined
         self.is_caught_up = done.is_complete
         self.takes_all = False
         self.lag_seconds = done.lag_seconds
@@ -151,6 +153,7 @@ def report(done: Round, reporter: Reporter) -> None:
             done.deleted,
             done.lag_seconds,
             done.seconds,
+            done.quarantined,
         )
     )
     if done.is_timeline_new:

@@ -89,7 +89,7 @@ async def compare(
 
     try:
         algorithm = await _choose(algorithm, scanners, notes)
-        maps, left_out = await quarantine.leave_out(scanners[1], maps)
+        maps, left_out = await quarantine.leave_out(scanners, maps)
         notes.extend(left_out)
         oids = [leaf.oid for each in maps for leaf in each.source.leaves]
         oids += [each.source.oid for each in maps]

@@ -11,8 +11,10 @@ from ordermigrate import console, outcomes
 from ordermigrate.cli import options
 from ordermigrate.config import Config
 from ordermigrate.errors import EXIT_OK, EXIT_QUARANTINED
-from ordermigrate.outcomes import OwnerChange
+from ordermigrate.outcomes import OwnerChange, Retry
+from ordermigrate.quarantine import Quarantined
 
+MAX_LISTED = 20
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -26,6 +28,65 @@ def max_pause(function: _F) -> _F:
         help="For how long writers may have to wait; beyond it all is undone.  "
         "[default: limits.max_pause_seconds]",
     )(function)
+
+
+def describe_quarantined(each: Quarantined) -> dict[str, Any]:
+    """Return a row in quarantine as JSON has it."""
+    return {
+        "table": each.table,
+        "key": dict(each.key),
+        "kind": each.kind,
+        "reason": each.reason,
+        "constraint": each.constraint_name,
+        "row": None if each.row is None else dict(each.row),
+        "quarantined_at": each.quarantined_at.isoformat(),
+        "tries": each.tries,
+    }
+
+
+def show_retry(config: Config, done: Retry, *, is_json: bool) -> int:
+    """Print what became of rows in quarantine, and return the exit code."""
+    code = EXIT_QUARANTINED if done.left else EXIT_OK
+    if done.is_dry_run:
+        outcome = "planned"
+    elif done.left:
+        outcome = "quarantined"
+    else:
+        outcome = "resolved" if done.tried else "nothing_to_retry"
+    steps = outcomes.find_next_steps(done.phase, done.last_validation)
+    document = options.make_document(
+        "rollback",
+        outcome,
+        code,
+        run=done.run,
+        phase=done.phase.value,
+        owner=done.owner,
+        tables=[{"name": str(each.name), "to": str(each.target)} for each in config.tables],
+        steps=steps,
+        pause_seconds=None,
+        gates=[],
+        timings=[],
+        steps_taken=[],
+        notes=[f"{each.table}: {each.reason}" for each in done.left[:MAX_LISTED]],
+        quarantined_rows=len(done.left),
+    )
+    if is_json:
+        options.print_document(document)
+        return code
+    head = (
+        f"{outcome.replace('_', ' ')}: {done.tried:,} tried, {done.resolved:,} resolved, "
+        f"{len(done.left):,} in quarantine"
+    )
+    listed = (f"  {describe_key(each)}: {each.reason}" for each in done.left[:MAX_LISTED])
+    console.show_lines([head, *listed])
+    console.show_next_steps(steps)
+    return code
+
+
+def describe_key(each: Quarantined) -> str:
+    """Name a row in quarantine."""
+    key = ", ".join(f"{name} = {text}" for name, text in each.key.items())
+    return f"{each.table} {key} ({each.kind}, tried {each.tries} times)"
 
 
 def show(command: str, config: Config, done: OwnerChange, *, is_json: bool) -> int:

@@ -8,6 +8,7 @@ import click
 
 from ordermigrate import migration
 from ordermigrate.cli import changing, options
+from ordermigrate.config import Config
 
 
 @click.command(name="rollback")
@@ -29,6 +30,18 @@ from ordermigrate.cli import changing, options
     is_flag=True,
     help="Make the monolith the owner although the service, and what it wrote last, is lost.",
 )
+@click.option(
+    "--retry-quarantine",
+    "is_retrying",
+    is_flag=True,
+    help="Try rows again that the monolith has refused; changes no owner.",
+)
+@click.option(
+    "--discard-quarantine",
+    "is_discarding",
+    is_flag=True,
+    help="Forget what it has refused, once it owns the tables: the service gets its rows.",
+)
 @options.dry_run
 @options.shared
 def command(
@@ -39,6 +52,8 @@ def command(
     is_aborting: bool,
     since: str | None,
     accepts_loss: bool,
+    is_retrying: bool,
+    is_discarding: bool,
     is_json: bool,
     is_dry_run: bool,
 ) -> int:
@@ -53,6 +68,10 @@ def command(
       ordermigrate rollback --dry-run && ordermigrate rollback
     """
     config = options.load_config(config_path)
+    if is_retrying or is_discarding:
+        return _retry(
+            config, log_format, is_discarding=is_discarding, is_json=is_json, is_dry_run=is_dry_run
+        )
     done = options.run_verb(
         "rollback",
         log_format,
@@ -67,3 +86,16 @@ def command(
         ),
     )
     return changing.show("rollback", config, done, is_json=is_json)
+
+
+def _retry(
+    config: Config, log_format: str, *, is_discarding: bool, is_json: bool, is_dry_run: bool
+) -> int:
+    done = options.run_verb(
+        "rollback",
+        log_format,
+        lambda reporter: migration.retry_quarantine(
+            config, reporter, is_discarding=is_discarding, is_dry_run=is_dry_run
+        ),
+    )
+    return changing.show_retry(config, done, is_json=is_json)

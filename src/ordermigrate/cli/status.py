@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ordermigrate import console, migration, outcomes, phases
-from ordermigrate.cli import options
+from ordermigrate.cli import changing, options
 from ordermigrate.ledger import LastRound
 from ordermigrate.model import Identity
 
@@ -64,6 +64,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool) -> None
         ],
         steps=steps,
         alarm=found.alarm,
+        quarantine=[changing.describe_quarantined(each) for each in found.quarantine],
         epoch=found.epoch,
         phase_meaning=phases.MEANING[found.phase],
         phase_since=found.phase_since,
