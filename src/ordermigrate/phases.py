@@ -20,6 +20,7 @@ class Phase(StrEnum):
     COPYING = "copying"
     COPIED = "copied"
     SYNCING = "syncing"
+    CUT_OVER = "cut_over"
 
 
 MEANING: dict[Phase, str] = {
@@ -28,6 +29,7 @@ MEANING: dict[Phase, str] = {
     Phase.COPYING: "the bulk copy has begun and is not complete",
     Phase.COPIED: "every row of the copy's snapshot is on the service, indexes and statistics too",
     Phase.SYNCING: "what the monolith commits is applied to the service, while sync runs",
+    Phase.CUT_OVER: "the service owns the tables; sync applies what it commits to the monolith",
 }
 
 FOLLOWING: dict[Phase, frozenset[Phase]] = {
@@ -35,7 +37,8 @@ FOLLOWING: dict[Phase, frozenset[Phase]] = {
     Phase.PREPARED: frozenset({Phase.COPYING}),
     Phase.COPYING: frozenset({Phase.COPIED, Phase.PREPARED}),
     Phase.COPIED: frozenset({Phase.SYNCING, Phase.PREPARED}),
-    Phase.SYNCING: frozenset({Phase.PREPARED}),
+    Phase.SYNCING: frozenset({Phase.PREPARED, Phase.CUT_OVER}),
+    Phase.CUT_OVER: frozenset({Phase.SYNCING}),
 }
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "sync": "Apply what the monolith writes, until stopped.",
     "validate": "Prove that both sides hold the same rows.",
     "status": "Tell where the migration stands and what comes next.",
+    "cleanup": "End: back up and drop the monolith's tables, remove every trace.",
     "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
 }

@@ -97,6 +97,17 @@ UPDATE ordermigrate.side SET timeline = $1::bigint;
 -- $1: what, as JSON, or null.
 UPDATE ordermigrate.side SET intent = $1::jsonb;
 
+-- name: lock_side
+-- The side row as it is now; it stays so for the rest of the transaction.
+SELECT
+    s.run::text AS run,
+    s.epoch,
+    s.is_hot,
+    s.round,
+    s.intent
+FROM ordermigrate.side AS s
+FOR UPDATE;
+
 -- name: drop_schema
 -- Remove all that is ours in this database but for triggers on the family's tables.
 DROP SCHEMA IF EXISTS ordermigrate CASCADE;
