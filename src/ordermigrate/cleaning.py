@@ -217,10 +217,13 @@ async def _go_on(work: _Work, plan: Cleaning, progress: Progress | None) -> Clea
     if progress.stage is not Stage.DROPPED:
         progress = await steps.drop(work.monolith, progress)
         work.reporter.report(TablesDropped(tuple(name for _, name in progress.tables)))
-    await steps.note(work.service, progress)
-    work.reporter.report(DropNoted(str(plan.run)))
+    # Either side may have been cleared while the other was away.
+    if await sides.read(work.service) is not None:
+        await steps.note(work.service, progress)
+        work.reporter.report(DropNoted(str(plan.run)))
     for session in (work.monolith, work.service):
-        await _clear(session, work.reporter)
+        if await sides.read(session) is not None:
+            await _clear(session, work.reporter)
     return replace(plan, outcome="cleaned", phase=Phase.NEW, backup=_file(progress))
 
 

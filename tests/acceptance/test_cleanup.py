@@ -123,7 +123,7 @@ def test_every_reason_against_a_cleanup_is_told_at_once(shop: Shop) -> None:
     assert done.stderr.count("of_thing") == 1
     findings = succeed_not(pair, "cleanup", "--json")["findings"]
     assert len(findings) == 5
-    shop.refuse("12.0 of 30 days", cleanup_after_days=12.5)
+    shop.refuse("12.0 of 12.5 days", cleanup_after_days=12.5)
     done = shop.refuse("of_thing", cleanup_after_days=12)
     assert "12.0 of" not in done.stderr
 
@@ -410,9 +410,10 @@ def test_a_second_cleanup_at_the_same_time_is_told_that_another_is_at_work(shop:
 
 def away(shop: Shop, side: Side) -> Pair:
     """Return the pair with one side that nobody can reach."""
+    pair = shop.but(retry_deadline_seconds=0)
     if side == "monolith":
-        return shop.pair.but(monolith_dsn=unreachable(shop.pair.monolith))
-    return shop.pair.but(service_dsn=unreachable(shop.pair.service))
+        return pair.but(monolith_dsn=unreachable(pair.monolith))
+    return pair.but(service_dsn=unreachable(pair.service))
 
 
 @pytest.mark.parametrize("side", ["monolith", "service"])
