@@ -197,26 +197,15 @@ async def _go_on(work: _Work, plan: Cleaning, progress: Progress | None) -> Clea
     """Do what was planned, from where the cleanup is to where it has to wait, or to its end."""
     if plan.drop_after:
         return replace(plan, outcome="renamed")
-    if progress is None:
-        progress = await _begin(work)
-    if progress.stage is Stage.BEGUN or not await _is_backed_up(work, progress):
-        progress = await _back_up(work, progress, str(plan.run))
-    if progress.stage is Stage.BACKED_UP:
-        progress = await steps.rename(work.monolith, progress)
-        await steps.note(work.service, progress)
-        work.reporter.report(TablesRenamed(_describe_names(progress)))
-    if progress.stage is Stage.RENAMED:
+    if progress is None or progress.stage is not Stage.DROPPED:
+        progress = await _set_aside(work, progress, str(plan.run))
         wait_hours = work.config.limits.cleanup_wait_hours
         due = await steps.find_due(work.monolith, progress, wait_hours)
         if due:
-            return replace(
-                plan, outcome="renamed", steps=(), backup=_file(progress), drop_after=due
-            )
-        await steps.note(work.service, replace(progress, stage=Stage.DROPPING))
-        work.reporter.report(DropDecided(str(plan.run)))
-    if progress.stage is not Stage.DROPPED:
-        progress = await steps.drop(work.monolith, progress)
-        work.reporter.report(TablesDropped(tuple(name for _, name in progress.tables)))
+            done = tuple(f"rename {each} on the monolith" for each in _describe_names(progress))
+            file = _file(progress)
+            return replace(plan, outcome="renamed", steps=done, backup=file, drop_after=due)
+        progress = await _drop(work, progress, str(plan.run))
     # Either side may have been cleared while the other was away.
     if await sides.read(work.service) is not None:
         await steps.note(work.service, progress)
@@ -227,15 +216,36 @@ async def _go_on(work: _Work, plan: Cleaning, progress: Progress | None) -> Clea
     return replace(plan, outcome="cleaned", phase=Phase.NEW, backup=_file(progress))
 
 
-async def _begin(work: _Work) -> Progress:
+async def _set_aside(work: _Work, progress: Progress | None, run: str) -> Progress:
+    """Back the tables up and give them other names, as far as that is not done."""
+    if progress is None:
+        progress = await _begin(work, run)
+    if progress.stage is Stage.BEGUN or not await _is_backed_up(work, progress):
+        progress = await _back_up(work, progress, run)
+    if progress.stage is Stage.BACKED_UP:
+        progress = await steps.rename(work.monolith, progress)
+        await steps.note(work.service, progress)
+        work.reporter.report(TablesRenamed(_describe_names(progress)))
+    return progress
+
+
+async def _drop(work: _Work, progress: Progress, run: str) -> Progress:
+    """Drop the tables; that they are about to go is said on the service first."""
+    await steps.note(work.service, replace(progress, stage=Stage.DROPPING))
+    work.reporter.report(DropDecided(run))
+    dropped = await steps.drop(work.monolith, progress)
+    work.reporter.report(TablesDropped(tuple(name for _, name in progress.tables)))
+    return dropped
+
+
+async def _begin(work: _Work, run: str) -> Progress:
     found = await catalog.find_tables(work.monolith, [each.name for each in work.config.tables])
     progress = Progress(
         Stage.BEGUN, tuple((each.oid, str(each.name)) for each in found if each.oid is not None)
     )
-    row = await sides.read(work.service)
     for session in (work.service, work.monolith):
         await steps.note(session, progress)
-    work.reporter.report(CleanupBegun(row.run if row else ""))
+    work.reporter.report(CleanupBegun(run))
     return progress
 
 

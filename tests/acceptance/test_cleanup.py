@@ -21,6 +21,7 @@ import pytest
 
 from ordermigrate import backup
 from tests.acceptance.fix_running import bring_up, succeed
+from tests.acceptance.test_json_documents import check
 from tests.fix_cleanup import CONFIRMED, MONOLITH, SERVICE, TABLES, Shop, unreachable
 from tests.fix_cut_over import cut_over, prove
 from tests.fix_orders import RunningCli, identical
@@ -97,6 +98,24 @@ def test_a_name_that_was_taken_meanwhile_is_told_before_anything_is_undone(shop:
     pair.on_monolith("DROP VIEW public.part")
     succeed(pair, "cleanup", "--undo")
     assert pair.pictures() == before
+
+
+def test_every_document_of_a_cleanup_is_as_its_schema_says(shop: Shop) -> None:
+    pair = shop.but(cleanup_wait_hours=24)
+    for outcome, *args in (
+        ("planned", *CONFIRMED, "--dry-run"),
+        ("renamed", *CONFIRMED),
+        ("planned", "--dry-run"),
+        ("undone", "--undo"),
+        ("nothing_to_do", "--undo"),
+    ):
+        document = succeed(pair, "cleanup", *args, "--json").json
+        check("cleanup", document)
+        assert document["outcome"] == outcome
+    for outcome in ("cleaned", "nothing_to_do"):
+        document = shop.clean("--json").json
+        check("cleanup", document)
+        assert document["outcome"] == outcome
 
 
 # ------------------------------------------------------------------------------------ the gates
