@@ -156,6 +156,14 @@ def _find_whole(backup: Backup, directory: Path) -> Path | None:
     return None
 
 
+async def end_left(session: Session) -> None:
+    """End what an earlier backup has left at work: it outlives a command that is killed.
+
+    The caller keeps other cleanups out meanwhile.
+    """
+    await session.fetch_all("backup", "end_old_backups", APPLICATION_NAME)
+
+
 async def make(
     session: Session, dsn: str, members: Sequence[Member], file: Path, stall_seconds: float
 ) -> tuple[Backup, float]:
@@ -182,7 +190,6 @@ async def make(
             wanted="A backup before anything is dropped",
             findings=obstacles,
         )
-    await session.fetch_all("backup", "end_old_backups", APPLICATION_NAME)
     part = file.with_suffix(".partial")
     try:
         await asyncio.to_thread(_make_room, part)

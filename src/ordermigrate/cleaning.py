@@ -60,11 +60,12 @@ async def cleanup(
         if isinstance(monolith, Unavailable) or isinstance(service, Unavailable):
             return await _clear_reachable(monolith, service, reporter, is_dry_run=is_dry_run)
         work = _Work(config, reporter, monolith, service, directory or Path(backup.DIRECTORY))
+        if not is_dry_run:  # before the rows are read: another command may be changing them
+            await ledger.take_operator_lock(service)
+            await backup.end_left(monolith)
         one, other = await sides.read(monolith), await sides.read(service)
         if one is None and other is None:
             return Cleaning("nothing_to_do")
-        if not is_dry_run:
-            await ledger.take_operator_lock(service)
         progress = await _find_progress(work, one, other)
         if is_undoing:
             return await _undo(work, progress, is_dry_run=is_dry_run)
@@ -314,6 +315,8 @@ async def _clear_reachable(
     for session, away in ((monolith, service), (service, monolith)):
         if not (isinstance(session, Session) and isinstance(away, Unavailable)):
             continue
+        if not is_dry_run:
+            await ledger.take_operator_lock(session)
         row = await sides.read(session)
         progress = steps.read_progress(row)
         if row is None or progress is None or progress.stage is not Stage.DROPPED:
@@ -321,7 +324,6 @@ async def _clear_reachable(
         if is_dry_run:
             plan = tuple(await traces.plan(session))
             return Cleaning("planned", row.run, Phase.CUT_OVER, plan, _file(progress))
-        await ledger.take_operator_lock(session)
         await _clear(session, reporter)
         raise Unavailable(
             f"The {session.side} is clean; the {session.side.other} is not to be reached: "

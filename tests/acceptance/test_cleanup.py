@@ -20,8 +20,9 @@ import psycopg
 import pytest
 
 from ordermigrate import backup
-from tests.acceptance.fix_running import bring_up, succeed
+from tests.acceptance.fix_running import bring_up, ends, succeed
 from tests.acceptance.test_json_documents import check
+from tests.faults.fix_copying import await_true
 from tests.fix_cleanup import CONFIRMED, MONOLITH, SERVICE, TABLES, Shop, unreachable
 from tests.fix_cut_over import cut_over, prove
 from tests.fix_orders import RunningCli, identical
@@ -329,6 +330,33 @@ def test_a_backup_that_is_not_complete_stops_a_cleanup_before_any_rename(
     )
     assert not list(shop.folder.glob("ordermigrate-backup/*.dump"))
     shop.finish()
+
+
+def test_an_interrupted_backup_leaves_no_program_at_work(shop: Shop, tmp_path: Path) -> None:
+    programs = wrap_programs(
+        tmp_path,
+        'case "$*" in *--version*) ;; *) echo $$ > "$0.new"; mv "$0.new" "$0.pid"; '
+        "exec sleep 600;; esac",
+    )
+    pair = shop.pair
+    pair.write_toml(tables=pair.tables, limits=pair.limits)
+    running = shop.start_cli("cleanup", *CONFIRMED, env=programs, **ends(pair))
+    noted = tmp_path / "programs" / "pg_dump.pid"
+    await_true(noted.exists)
+    running.interrupt()
+    assert running.finish(timeout_seconds=30).exit_code == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(noted.read_text()), 0)
+    shop.require_half()
+    shop.finish()
+
+
+def test_what_a_killed_backup_has_left_at_work_is_ended(shop: Shop) -> None:
+    left = psycopg.connect(shop.pair.monolith, application_name=backup.APPLICATION_NAME)
+    left.execute(PROBE)
+    shop.clean()  # which could not have the tables beside that session
+    left.close()
+    shop.require_clean()
 
 
 def test_a_backup_that_has_changed_or_is_gone_stops_the_drop(shop: Shop) -> None:
