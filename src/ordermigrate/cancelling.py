@@ -89,7 +89,7 @@ async def _clear(session: Session) -> list[str]:
     await traces.remove_triggers(session)
     async with session.transaction():
         await traces.remove_schema(session)
-    return notes
+    return notes + await traces.describe_left(session)
 
 
 async def _clear_service(

@@ -211,10 +211,13 @@ async def _go_on(work: _Work, plan: Cleaning, progress: Progress | None) -> Clea
     if await sides.read(work.service) is not None:
         await steps.note(work.service, progress)
         work.reporter.report(DropNoted(str(plan.run)))
+    left: list[str] = []
     for session in (work.monolith, work.service):
         if await sides.read(session) is not None:
             await _clear(session, work.reporter)
-    return replace(plan, outcome="cleaned", phase=Phase.NEW, backup=_file(progress))
+        left += await traces.describe_left(session)
+    done = (*plan.steps, *left)
+    return replace(plan, outcome="cleaned", phase=Phase.NEW, steps=done, backup=_file(progress))
 
 
 async def _set_aside(work: _Work, progress: Progress | None, run: str) -> Progress:

@@ -33,6 +33,14 @@ async def find(session: Session) -> list[Trace]:
     return [Trace(*row) for row in await session.fetch_all("traces", "find_traces")]
 
 
+async def describe_left(session: Session) -> list[str]:
+    """Say what has our name and is not ours, so that nobody looks for it later."""
+    return [
+        f"{each} on the {session.side} has our name and is not ours: it stays"
+        for each in await find(session)
+    ]
+
+
 async def plan(session: Session) -> list[str]:
     """Say in sentences what `remove_triggers` and `remove_schema` would remove."""
     steps = [

@@ -54,6 +54,14 @@ def test_a_cleaned_up_migration_leaves_no_trace_on_either_side(shop: Shop) -> No
     shop.pair.on_service('INSERT INTO public."Thing One" (id) VALUES (900); DELETE FROM part')
 
 
+def test_what_only_has_our_name_stays_and_is_told(shop: Shop) -> None:
+    shop.pair.on_service("CREATE TABLE public.seen_ordermigrate (id integer)")
+    done = shop.clean()
+    assert "relation public.seen_ordermigrate on the service" in done.stdout
+    shop.pair.on_service("DROP TABLE public.seen_ordermigrate")
+    shop.require_clean()
+
+
 def test_tables_are_renamed_first_and_dropped_when_the_wait_is_over(shop: Shop) -> None:
     pair = shop.but(cleanup_wait_hours=24)
     done = shop.clean("--json", cleanup_wait_hours=24).json
