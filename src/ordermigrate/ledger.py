@@ -191,6 +191,11 @@ async def read_run(service: Session) -> Run | None:
     )
 
 
+async def read_phase_age(service: Session) -> float:
+    """Return for how many seconds the run has been in its phase, by the service's clock."""
+    return float((await service.fetch_one("ledger", "read_phase_age")).age_seconds)
+
+
 async def take_operator_lock(service: Session) -> None:
     """Keep other commands that change this migration out, for as long as the session lives.
 
@@ -423,6 +428,12 @@ async def read_objects(session: Session, *kinds: str, state: str = "off") -> lis
 async def has_objects(service: Session) -> bool:
     """Whether there is a ledger here that could have objects on record."""
     return bool((await service.fetch_one("ledger", "has_ledger")).has_ledger)
+
+
+async def has_recorded_objects(session: Session) -> bool:
+    """Whether a side, be it one without the ledger, could have objects on record as off."""
+    found = await session.fetch_one("ledger", "has_recorded_objects")
+    return bool(found.has_recorded_objects)
 
 
 async def claim_object(service: Session, recorded: RecordedObject) -> bool:
