@@ -86,7 +86,7 @@ async def _clear(session: Session) -> list[str]:
     fence is on, it stays until all is back. Nobody's write waits longer than a moment.
     """
     notes: list[str] = []
-    if await ledger.has_recorded_objects(session):
+    if await ledger.has_records(session):
         async with session.transaction():
             await session.set_local("statement_timeout", "0")
             await sides.show_pass(session)

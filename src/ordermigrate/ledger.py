@@ -430,12 +430,6 @@ async def has_objects(service: Session) -> bool:
     return bool((await service.fetch_one("ledger", "has_ledger")).has_ledger)
 
 
-async def has_recorded_objects(session: Session) -> bool:
-    """Whether a side, be it one without the ledger, could have objects on record as off."""
-    found = await session.fetch_one("ledger", "has_recorded_objects")
-    return bool(found.has_recorded_objects)
-
-
 async def claim_object(service: Session, recorded: RecordedObject) -> bool:
     """Keep others from bringing an object back in this transaction; False if it is back."""
     row = await service.fetch_one(

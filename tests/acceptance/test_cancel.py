@@ -211,6 +211,7 @@ def test_a_cancel_after_a_rollback_leaves_no_trace_on_either_side(ground: Ground
         "INSERT INTO ordermigrate.recorded_object (table_name, kind, object_name, definition, "
         "state) VALUES ('public.part', 'trigger', 'kept', "
         """'{"table": {"schema": "public", "name": "part"}, "enabled": "O"}', 'off')"""
+        "ON CONFLICT (table_name, kind, object_name) DO UPDATE SET state = 'off'"
     )
     for dsn in (pair.monolith, pair.service):
         kinds = execute(

@@ -189,10 +189,6 @@ FROM ordermigrate.run AS r;
 SELECT extract(epoch FROM clock_timestamp() - r.phase_since)::float8 AS age_seconds
 FROM ordermigrate.run AS r;
 
--- name: has_recorded_objects
--- Whether this database has a place for what is off in it.
-SELECT to_regclass('ordermigrate.recorded_object') IS NOT NULL AS has_recorded_objects;
-
 -- name: change_phase
 -- Move a run to another phase, if it is still in the one that we know, and has not left it since.
 -- $1: run, $2: old phase, $3: new phase, $4: command, $5: since when it is in the old phase.
