@@ -54,6 +54,7 @@ ENDS = {0, 5, 7, 8, -9}
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("events", [EVENTS[:4], EVENTS[4:]], ids=["frozen", "let go"])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_change_of_owner_that_is_disturbed_is_brought_home(
