@@ -400,7 +400,10 @@ def test_transactions_that_lock_in_opposite_orders_are_never_a_freezes_victims(
     fill = "INSERT INTO public.other SELECT n, 'w' FROM generate_series(1, 50) n"
     tables = [{"name": "public.thing"}, {"name": "public.other"}]
     rows = ROWS.partition("; ")[2]
-    pair = bring_up(make_pair(f"{two}; {rows}; {fill}", two, tables=tables))
+    pair = make_pair(
+        f"{two}; {rows}; {fill}", two, tables=tables, limits={"max_lag_seconds": 600.0}
+    )
+    bring_up(pair)
     is_over, errors, done = threading.Event(), list[psycopg.Error](), list[int]()
     names = ("public.thing", "public.other")
 
