@@ -86,7 +86,7 @@ async def change_owner(
             config, reporter, direction, hot, cold, is_dry_run=is_dry_run, is_aborting=is_aborting
         )
         if done is not None:
-            return done
+            return await _complete(monolith, service, done)
         if not is_dry_run:
             await arm(config, monolith, service, mends_capture=False)
         stop, tally = asyncio.Event(), Tally()
@@ -141,16 +141,23 @@ async def _settle_once(
     notes = await settle(
         config, monolith, service, reporter, changed.pause_seconds, changed.switched
     )
+    return await _complete(monolith, service, replace(changed, notes=(*changed.notes, *notes)))
+
+
+async def _complete(monolith: Session, service: Session, changed: OwnerChange) -> OwnerChange:
+    """Add what both databases say afterwards."""
     run = await following.require_copied(monolith, service)
     last = await ledger.read_last_validation(service)
-    refused = await quarantine.count(monolith)
-    if refused and changed.direction is Direction.REVERSE:
-        changed = replace(
-            changed,
-            quarantined=sum(refused.values()),
-            notes=(*changed.notes, *quarantine.describe(refused)),
-        )
-    return replace(changed, phase=run.phase, notes=(*changed.notes, *notes), last_validation=last)
+    refused: dict[str, int] = {}
+    if changed.direction is Direction.REVERSE:
+        refused = await quarantine.count(monolith)
+    return replace(
+        changed,
+        phase=run.phase,
+        last_validation=last,
+        quarantined=sum(refused.values()),
+        notes=(*changed.notes, *quarantine.describe(refused)),
+    )
 
 
 async def arm(
@@ -232,8 +239,9 @@ async def _change(
     try:
         pause = await handover.hand_over(change, line, footing.cold)
     finally:
-        with contextlib.suppress(Exception):  # it goes with the session, too
-            await line.target.fetch_one("rounds", "release_turn")
+        if not line.target.connection.is_closed():  # it goes with the session, too
+            with contextlib.suppress(Exception):
+                await line.target.fetch_one("rounds", "release_turn")
     return OwnerChange(
         footing.run.run,
         footing.run.phase,

@@ -350,6 +350,7 @@ async def sync(
         tally.is_caught_up,
         time.monotonic() - started,
         is_stopped=stop.is_set(),
+        owner=tally.owner.value,
     )
 
 
