@@ -108,7 +108,7 @@ async def change_owner(
             message = "nobody could have stopped it"
             raise AssertionError(message)
         if is_dry_run:
-            return changed
+            return await _complete(monolith, service, changed)
         return await _settle_done(config, monolith, service, reporter, changed)
 
 
