@@ -163,11 +163,12 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
             async with asyncio.timeout(max(0.0, end - time.monotonic())):
                 let_go, taken = await _fill(change, line, freezer, taker, book, pairs, sessions)
         except BaseException as failed:
-            # Whatever it was: the server undoes what was open on these two.
-            freezer.abort()
-            taker.abort()
-            await freezer.close()
-            await taker.close()
+            # Whatever it was: the servers undo what was open. Writers first; and a round that was
+            # under way holds the target's row, which is wanted next.
+            await _drop(freezer)
+            await _drop(taker)
+            for each in (line.source, line.target):
+                each.terminate()
             await _forget_intent(change)
             if isinstance(failed, asyncio.CancelledError):
                 raise
@@ -175,6 +176,12 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
         pause = await _uninterrupted(_exchange(change, freezer, taker, let_go, taken, began, end))
     change.reporter.report(TakenOver(target.value, pause))
     return pause
+
+
+async def _drop(session: Session) -> None:
+    """Cut a connection; its server undoes what was open."""
+    session.abort()
+    await session.close()
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, float]) -> float:
@@ -201,7 +208,16 @@ async def _exchange(
     end: float,
 ) -> float:
     """Commit both parts; return how long the pause was, in seconds."""
-    await _release(change, freezer, let_go, end)
+    if not await _commit(change, freezer, let_go, end):
+        await _drop(taker)  # it holds the row that is wanted next
+        await _forget_intent(change)
+        raise Undone(
+            f"The {freezer.side}'s server did not take the commit by which it lets go",
+            wanted=f"The {freezer.side} owns the tables as before, and no write has failed",
+            todo="Check that server; then try again",
+        )
+    # From here on there is a way forward, and a way back.
+    change.reporter.report(LetGo(freezer.side.value))
     await _see_standbys(change, freezer, end)
     await _take(change, taker, taken, end)
     return time.monotonic() - began
@@ -276,7 +292,7 @@ async def _identify(session: Session, epoch: int, *, is_hot: bool) -> Transactio
 
 async def _forget_intent(change: Change) -> None:
     """Take back what was said of the change; if that fails, whoever comes next does it."""
-    with contextlib.suppress(OrdermigrateError):
+    with contextlib.suppress(OrdermigrateError, TimeoutError):
         async with asyncio.timeout(RESOLVE_SECONDS):
             async with db.opened(
                 change.config, change.direction.target, f"{change.direction.command}: intent"
@@ -308,18 +324,6 @@ def _explain_undone(change: Change, failed: BaseException) -> BaseException:
     )
 
 
-async def _release(change: Change, freezer: Session, let_go: Transaction, end: float) -> None:
-    """Commit the source's part: from here on there is a way forward, and a way back."""
-    if not await _commit(change, freezer, let_go, end):
-        await _forget_intent(change)
-        raise Undone(
-            f"The {freezer.side}'s server did not take the commit by which it lets go",
-            wanted=f"The {freezer.side} owns the tables as before, and no write has failed",
-            todo="Check that server; then try again",
-        )
-    change.reporter.report(LetGo(freezer.side.value))
-
-
 async def _commit(change: Change, session: Session, transaction: Transaction, end: float) -> bool:
     """Commit, and return whether that is so, whatever becomes of the reply.
 
@@ -334,8 +338,7 @@ async def _commit(change: Change, session: Session, transaction: Transaction, en
             row = await session.fetch_one("handover", "read_outcome", transaction.xid)
             return bool(row is not None and row.outcome == "committed")
     except (OrdermigrateError, TimeoutError):
-        session.abort()
-        await session.close()
+        await _drop(session)
         return await resolve(change, session.side, transaction)
 
 
