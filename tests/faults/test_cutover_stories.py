@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from ordermigrate.handover import RESOLVE_SECONDS
+from ordermigrate import db, sides
+from ordermigrate.config import load
+from ordermigrate.errors import Refused
+from ordermigrate.handover import RESOLVE_SECONDS, Change, Stand, adopt
+from ordermigrate.model import Direction
 from tests.acceptance.fix_running import ROWS, TABLE, bring_up, catch_up, ends, succeed
 from tests.faults.fix_changing import (
     ANY_SESSION,
@@ -30,6 +35,7 @@ from tests.fix_orders import CliResult, RunningCli, StartCli
 from tests.fix_pairs import MakePair, MakeRole, Pair, assert_refused, role_dsn
 from tests.fix_postgres import SIDES, Side, TestServers, execute
 from tests.fix_traffic import FENCED
+from tests.integration.ground import Heard
 
 LETS_GO = b"SET is_hot = false"
 TAKES_OVER = b"SET is_hot = true"
@@ -314,6 +320,41 @@ def test_another_transaction_with_the_same_number_is_no_proof_that_the_owner_let
 
 
 # ------------------------------------------------------------------------------------------ rivals
+
+
+def test_of_several_who_go_on_with_a_change_that_was_cut_off_one_has_it(
+    changing: Changing,
+) -> None:
+    changing.prove()
+    changing.strand("cutover")
+    asyncio.run(go_on_as_two(changing))
+    assert changing.owner() == "none"
+    changing.bring_home("cutover")
+    changing.syncing.settle()
+
+
+async def go_on_as_two(changing: Changing) -> None:
+    """Let two processes without the operator's lock go on with one change."""
+    config = load(changing.syncing.path, {})
+    async with db.open_pair(config, "one") as one, db.open_pair(config, "other") as other:
+        rows = [await sides.read(each) for each in one]
+        assert rows[0] is not None
+        assert rows[1] is not None
+        seen = rows[0].token, rows[1].token
+        epoch = rows[1].epoch
+        stand = Stand([], [])
+        mine, theirs = (
+            Change(config, Direction.FORWARD, rows[0].run, epoch, [], stand, stand, 1.0, Heard())
+            for _ in range(2)
+        )
+        await adopt(mine, *one, seen, rows[0].round)
+        with pytest.raises(Refused, match="another command is at work"):
+            await adopt(theirs, *other, seen, rows[0].round)
+        # The first one, were it slow, can neither undo nor finish once somebody has gone on.
+        await adopt(theirs, *other, (mine.token, mine.token), rows[0].round)
+        undone = mine.run, epoch + 1, mine.token
+        assert await one[0].fetch_one("sides", "take_back", *undone) is None
+        assert await one[1].fetch_one("sides", "take_over", mine.run, epoch, mine.token) is None
 
 
 @pytest.mark.parametrize("command", COMMANDS)
