@@ -16,8 +16,9 @@ import pytest
 from ordermigrate import db, sides
 from ordermigrate.config import load
 from ordermigrate.errors import Refused
-from ordermigrate.handover import RESOLVE_SECONDS, Change, Stand, adopt
+from ordermigrate.handover import RESOLVE_SECONDS, Change, Stand, Transaction, adopt, read_outcome
 from ordermigrate.model import Direction
+from ordermigrate.model import Side as OneSide
 from tests.acceptance.fix_running import ROWS, TABLE, bring_up, catch_up, ends, succeed
 from tests.faults.fix_changing import (
     ANY_SESSION,
@@ -302,21 +303,21 @@ def test_another_transaction_with_the_same_number_is_no_proof_that_the_owner_let
 ) -> None:
     # After a crash before anything of the first one was on disk the server gives its number again.
     changing.prove()
-    ((pid, xid, timeline),) = changing.syncing.on(
+    ((pid, xid, timeline, epoch),) = changing.syncing.on(
         "monolith",
         "SELECT pg_backend_pid(), pg_current_xact_id()::text, "
-        "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint",
+        "('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint, "
+        "(SELECT epoch FROM ordermigrate.side)",
     )
-    changing.syncing.on(
-        "service",
-        "UPDATE ordermigrate.side SET intent = jsonb_build_object('token', 'theirs', "
-        "'direction', 'forward', 'epoch', epoch, 'round', round, 'transaction', "
-        f"jsonb_build_object('pid', {pid}, 'xid', '{xid}', 'timeline', {timeline}))",
-    )
-    assert changing.succeed("cutover", "--abort")["outcome"] == "nothing_to_abort"
-    changing.require_owner("monolith")
-    changing.bring_home("cutover")
-    changing.syncing.settle()
+
+    async def ask() -> tuple[str, bool]:
+        config = load(changing.syncing.path, {})
+        async with db.opened(config, OneSide.MONOLITH, "test") as session:
+            told = await session.fetch_one("handover", "read_outcome", xid)
+            theirs = Transaction(pid, xid, timeline, epoch + 1, is_hot=False)
+            return str(told.outcome), await read_outcome(session, theirs, time.monotonic() + 5)
+
+    assert asyncio.run(ask()) == ("committed", False)
 
 
 # ------------------------------------------------------------------------------------------ rivals
