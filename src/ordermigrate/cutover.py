@@ -236,12 +236,9 @@ async def _change(
     await _drain(footing, tally, reporter)
     # Whoever else runs rounds waits until the owner has changed, and then finds that it has.
     await line.target.fetch_one("rounds", "hold_turn")
-    try:
-        pause = await handover.hand_over(change, line, footing.cold)
-    finally:
-        if not line.target.connection.is_closed():  # it goes with the session, too
-            with contextlib.suppress(Exception):
-                await line.target.fetch_one("rounds", "release_turn")
+    pause = await handover.hand_over(change, line, footing.cold)
+    with contextlib.suppress(Exception):  # it goes with the session, too, as where that failed
+        await line.target.fetch_one("rounds", "release_turn")
     return OwnerChange(
         footing.run.run,
         footing.run.phase,

@@ -166,14 +166,12 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
             async with asyncio.timeout(max(0.0, end - time.monotonic())):
                 let_go, taken = await _fill(change, line, freezer, taker, book, pairs, sessions)
         except BaseException as failed:
-            # Whatever it was: the server undoes what was open on these two.
-            freezer.abort()
-            taker.abort()
-            # A round that was cut off holds the target's side row for as long as it is there.
-            line.source.terminate()
-            line.target.terminate()
-            await freezer.close()
-            await taker.close()
+            # Whatever it was: the servers undo what was open. Writers first; and a round that was
+            # under way holds the target's row, which is wanted next.
+            await _drop(freezer)
+            await _drop(taker)
+            for each in (line.source, line.target):
+                each.terminate()
             await _forget_intent(change)
             if isinstance(failed, asyncio.CancelledError):
                 raise
@@ -201,6 +199,12 @@ async def _warm(
         await ledger.read_objects(taker, "trigger", "foreign_key")
 
 
+async def _drop(session: Session) -> None:
+    """Cut a connection; its server undoes what was open."""
+    session.abort()
+    await session.close()
+
+
 async def _uninterrupted(work: Coroutine[Any, Any, float]) -> float:
     """Do work to its end, and only then let an interruption have its way."""
     task = asyncio.ensure_future(work)
@@ -225,7 +229,16 @@ async def _exchange(
     end: float,
 ) -> float:
     """Commit both parts; return how long the pause was, in seconds."""
-    await _release(change, freezer, let_go, end)
+    if not await _commit(change, freezer, let_go, end):
+        await _drop(taker)  # it holds the row that is wanted next
+        await _forget_intent(change)
+        raise Undone(
+            f"The {freezer.side}'s server did not take the commit by which it lets go",
+            wanted=f"The {freezer.side} owns the tables as before, and no write has failed",
+            todo="Check that server; then try again",
+        )
+    # From here on there is a way forward, and a way back.
+    change.reporter.report(LetGo(freezer.side.value))
     await _see_standbys(change, freezer, end)
     await _take(change, taker, taken, end)
     return time.monotonic() - began
@@ -367,18 +380,6 @@ def _explain_undone(change: Change, failed: BaseException) -> BaseException:
     )
 
 
-async def _release(change: Change, freezer: Session, let_go: Transaction, end: float) -> None:
-    """Commit the source's part: from here on there is a way forward, and a way back."""
-    if not await _commit(change, freezer, let_go, end):
-        await _forget_intent(change)
-        raise Undone(
-            f"The {freezer.side}'s server did not take the commit by which it lets go",
-            wanted=f"The {freezer.side} owns the tables as before, and no write has failed",
-            todo="Check that server; then try again",
-        )
-    change.reporter.report(LetGo(freezer.side.value))
-
-
 async def _commit(change: Change, session: Session, transaction: Transaction, end: float) -> bool:
     """Commit, and return whether that is so, whatever becomes of the reply.
 
@@ -390,8 +391,7 @@ async def _commit(change: Change, session: Session, transaction: Transaction, en
         async with asyncio.timeout(max(1.0, end - time.monotonic())):
             return await session.commit()
     except (OrdermigrateError, TimeoutError):
-        session.abort()
-        await session.close()
+        await _drop(session)
         return await resolve(change, session.side, transaction)
 
 
