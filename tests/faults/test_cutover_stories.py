@@ -46,7 +46,9 @@ WRITE = "UPDATE public.thing SET number = number + 1 WHERE id = 7"
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A small table that is followed, and proved equal."""
-    return bring_up(make_pair(ROWS, TABLE, limits={"max_pause_seconds": 2.0}))
+    # No sync is at work beside: the lag is what it is.
+    limits = {"max_pause_seconds": 2.0, "max_lag_seconds": 600.0}
+    return bring_up(make_pair(ROWS, TABLE, limits=limits))
 
 
 @contextmanager
@@ -651,6 +653,7 @@ def test_writers_who_waited_for_the_freeze_go_on_or_are_told_where_to(
             while not is_written.is_set():
                 try:
                     connection.execute(WRITE.encode())
+                    is_written.wait(0.005)
                 except psycopg.Error as error:
                     said.append(str(error.sqlstate))
                     return
