@@ -34,6 +34,7 @@ from ordermigrate import (
     reclaiming,
     retrying,
     seizing,
+    settling,
     sides,
     situation,
     steering,
@@ -92,8 +93,8 @@ async def _prepare(
     if one is not None and other is not None and other.epoch:
         # An owner has changed before: each side gets what its part wants.
         if not is_dry_run:
-            steps.extend(await changing.arm(ground.config, ground.monolith, ground.service))
-            await changing.settle(ground.config, ground.monolith, ground.service, reporter)
+            steps.extend(await settling.arm(ground.config, ground.monolith, ground.service))
+            await settling.settle(ground.config, ground.monolith, ground.service, reporter)
         return await ledger.read_run(ground.service)
     if ground.run is None:
         steps.append("create the schema ordermigrate on both sides, with the ledger on the service")

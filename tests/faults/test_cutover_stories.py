@@ -14,11 +14,13 @@ import psycopg
 import pytest
 
 from ordermigrate import db, sides
+from ordermigrate.changes import Change, Stand
+from ordermigrate.commits import RESOLVE_SECONDS, Transaction, read_outcome
 from ordermigrate.config import load
 from ordermigrate.errors import Refused
-from ordermigrate.handover import RESOLVE_SECONDS, Change, Stand, Transaction, adopt, read_outcome
 from ordermigrate.model import Direction
 from ordermigrate.model import Side as OneSide
+from ordermigrate.recovery import adopt
 from tests.acceptance.fix_running import ROWS, TABLE, bring_up, catch_up, ends, succeed
 from tests.faults.fix_changing import (
     ANY_SESSION,
@@ -315,7 +317,7 @@ def test_another_transaction_with_the_same_number_is_no_proof_that_the_owner_let
     async def ask() -> tuple[str, bool]:
         config = load(changing.syncing.path, {})
         async with db.opened(config, OneSide.MONOLITH, "test") as session:
-            told = await session.fetch_one("handover", "read_outcome", xid)
+            told = await session.fetch_one("commits", "read_outcome", xid)
             theirs = Transaction(pid, xid, timeline, epoch + 1, is_hot=False)
             return str(told.outcome), await read_outcome(session, theirs, time.monotonic() + 5)
 
