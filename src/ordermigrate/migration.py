@@ -158,12 +158,11 @@ async def _prepare_service(ground: Ground, run_id: str) -> list[str]:
             row.pass_word,
             has_rows=run.phase in FOLLOWED,
         )
-    return done + await capture.install(
-        service,
-        [each.target for each in ground.maps],
-        await catalog.read_own_triggers(service),
-        is_on=False,
-    )
+    tables = [each.target for each in ground.maps]
+    if not all(table.primary_key for table in tables):
+        return done  # the keys are off for the load; `cutover` looks again
+    triggers = await catalog.read_own_triggers(service)
+    return done + await capture.install(service, tables, triggers, is_on=False)
 
 
 async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
