@@ -83,7 +83,7 @@ def test_a_named_file_that_is_not_there_is_named(run_here: RunHere) -> None:
         ),
         pytest.param(
             GOOD + "[zebra]\n",
-            ["zebra is not a key (known here: monolith, service, family, tables, limits)"],
+            ["zebra is not a key (known here: monolith, service, family, tables, limits, traffic)"],
             id="a key like no other",
         ),
         pytest.param(GOOD + "[[tables]\n", ["not valid TOML", "line 8"], id="not TOML"),
