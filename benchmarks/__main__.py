@@ -15,7 +15,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Final
 
-from benchmarks import capture, copy_rows, drain, lag, results, sizes, validation, whole_job
+from benchmarks import (
+    capture,
+    copy_rows,
+    drain,
+    lag,
+    pause,
+    results,
+    sizes,
+    validation,
+    whole_job,
+)
 from benchmarks.ground import Ground, open_ground
 from benchmarks.measure import Contestant, SeriesByName, run_in_turn, tell
 from benchmarks.results import Section, Target
@@ -26,7 +36,7 @@ Note = Callable[[SeriesByName], list[str]]
 
 JOBS: Final = (
     *("copy_rows", "whole_job", "validate", "client", "linear"),
-    *("capture", "drain", "lag"),
+    *("capture", "drain", "lag", "pause"),
 )
 
 
@@ -89,6 +99,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="writes per second meanwhile (default: %(default)s)",
     )
     parser.add_argument(
+        "--changes",
+        type=_at_least(1),
+        default=pause.CHANGES,
+        metavar="N",
+        help="how many times the owner changes to and fro (default: %(default)s)",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=results.FOLDER,
@@ -133,6 +150,9 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
         seconds, rate = float(chosen.lag_seconds), float(chosen.lag_rate)
         return lag.measure(ground, title, about, seconds=seconds, rate=rate)
 
+    def measure_pause(ground: Ground) -> Section:
+        return pause.measure(ground, "Pause", _about(pause), changes=chosen.changes)
+
     plans = {
         "copy_rows": _in_turn(
             "Rows only", copy_rows, copy_rows.make_contestants, copy_rows.judge, rounds
@@ -155,6 +175,7 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
         ),
         "drain": _in_turn("A backlog", drain, drain.make_contestants, drain.judge, rounds),
         "lag": Plan("Lag", measure_lag),
+        "pause": Plan("Pause", measure_pause),
     }
     wanted = {"client" if name == "linear" else name for name in names}
     return [plan for name, plan in plans.items() if name in wanted]

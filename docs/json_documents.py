@@ -208,6 +208,23 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
         _NAMES,
         _CHANGE,
     ),
+    "cleanup": (
+        {
+            "cleaned": "the monolith's tables and every trace are gone",
+            "renamed": "the tables are backed up and renamed; the drop has to wait",
+            "undone": "the tables have their names back: --undo",
+            "nothing_to_do": "there is no migration, or with --undo no cleanup of it",
+            "planned": "nothing was done: --dry-run",
+        },
+        _NAMES,
+        {
+            "steps_taken": _STEPS,
+            "backup": or_null(text("The file that the monolith's tables are in.")),
+            "drop_after": or_null(
+                text("When the renamed tables may be dropped; null where they need not wait.")
+            ),
+        },
+    ),
     "cancel": (
         {
             "cancelled": "every trace is gone",

@@ -14,4 +14,5 @@ pytest_plugins = [
     "tests.fix_orders",
     "tests.fix_faults",
     "tests.fix_pairs",
+    "tests.fix_cleanup",
 ]

@@ -3,8 +3,10 @@
 Each writer is a thread with a connection and rows of its own, so that its acknowledged commits
 alone say what these rows are. A commit whose reply was lost leaves two possible states; the next
 connection, made after the old one's backend has ended, looks which of them is there. Servers may be
-killed and networks cut under the writers: they come back. What they choose to do follows from the
-seed; keys do not, so that a second traffic never meets the first one's.
+killed and networks cut under the writers: they come back. Where they know of a second database,
+whoever is refused by the fence goes on there, and looks first whether all that was acknowledged has
+come along. What they choose to do follows from the seed; keys do not, so that a second traffic
+never meets the first one's.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ _SESSION_IS_OVER = ("08", "57P", "25P03", "53300")
 _ROLLED_BACK = "40"  # serialization failures, deadlocks
 _FIRST_PAUSE_SECONDS = 0.01
 _LONGEST_PAUSE_SECONDS = 0.5
+_REFUSED_PAUSE_SECONDS = 0.03
 _STOP_SECONDS = 30.0
 _SETTLE_SECONDS = 10.0
 _NOTES_PAUSE_SECONDS = 0.02
@@ -97,6 +100,10 @@ class _SessionLost(Exception):
     """The session is over; whether its COMMIT was done is for the next one to find out."""
 
 
+class _Refused(Exception):
+    """The fence has refused a write: somebody else owns the tables."""
+
+
 class _Writer(threading.Thread):
     """One transaction after the other, until it is stopped.
 
@@ -109,6 +116,7 @@ class _Writer(threading.Thread):
         self.states: list[State] = []
         self._traffic = traffic
         self._application = f"{part.name} {uuid.uuid4().hex[:12]}"
+        self._place = 0  # which of the databases it writes to
         self._deleted: dict[str, None] = {}  # a set that keeps its order
         self._rng = random.Random(f"{seed} {part.name}")
 
@@ -122,6 +130,10 @@ class _Writer(threading.Thread):
                         self._settle(connection)
                         pause = _FIRST_PAUSE_SECONDS
                         self._write(connection)
+                except _Refused:
+                    # Where the other refuses as well nobody owns the tables, and it comes back.
+                    self._place = (self._place + 1) % len(traffic.dsns)
+                    traffic.is_over.wait(_REFUSED_PAUSE_SECONDS)
                 except _SessionLost:
                     traffic.count("lost")
                     event = traffic.is_given_up if traffic.is_over.is_set() else traffic.is_over
@@ -136,7 +148,7 @@ class _Writer(threading.Thread):
     def _connect(self) -> psycopg.Connection:
         try:
             connection = psycopg.connect(
-                self._traffic.dsn,
+                self._traffic.dsns[self._place],
                 autocommit=True,
                 connect_timeout=5,
                 application_name=self._application,
@@ -220,7 +232,7 @@ class _Writer(threading.Thread):
             raise AssertionError(f"{self.name}: {kind} ended with {reply}")
         self.states = [work.state]
         self._note_deleted(before, work.state)
-        self._traffic.acknowledge(kind)
+        self._traffic.acknowledge(kind, self._place)
 
     def _forgive(self, connection: psycopg.Connection, error: psycopg.Error) -> None:
         """Count a transaction that was refused or rolled back by the server; raise any other."""
@@ -234,6 +246,8 @@ class _Writer(threading.Thread):
         except psycopg.OperationalError as lost:
             raise _SessionLost from lost
         if not is_aborted:
+            if len(self._traffic.dsns) > 1:
+                raise _Refused
             self._traffic.is_over.wait(_FIRST_PAUSE_SECONDS)
 
     def _note_deleted(self, before: State, after: State) -> None:
@@ -275,11 +289,18 @@ class Traffic:
             "settled" commits whose reply was lost, "aborted" by the server, "refused" by the
             fence, "rolled back" on purpose.
         done: Acknowledged commits by kind.
+        places: The same by database, in the order of `dsns`.
+        longest_pause_seconds: The longest time between two acknowledged commits, whoever's.
 
     """
 
-    def __init__(self, dsn: str, parts: Sequence[Part], shapes: Sequence[Shape], seed: int) -> None:
-        self.dsn = dsn
+    def __init__(
+        self, dsns: Sequence[str], parts: Sequence[Part], shapes: Sequence[Shape], seed: int
+    ) -> None:
+        self.dsns = tuple(dsns)
+        self.places: Counter[int] = Counter()
+        self.longest_pause_seconds = 0.0
+        self._acknowledged_at: float | None = None
         self.counts: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
         self.is_over = threading.Event()
@@ -289,7 +310,7 @@ class Traffic:
         self._errors: list[BaseException] = []
         self._writers = [_Writer(self, part, seed) for part in parts]
         self._others: dict[str, dict[Key, int]] = {}
-        with psycopg.connect(dsn) as connection:
+        with psycopg.connect(self.dsns[0]) as connection:
             self._take_over(connection)
         for writer in self._writers:
             writer.start()
@@ -312,9 +333,14 @@ class Traffic:
 
     # What writers tell
 
-    def acknowledge(self, kind: str) -> None:
-        """Count a commit that the server has confirmed."""
+    def acknowledge(self, kind: str, place: int = 0) -> None:
+        """Count a commit that a server has confirmed."""
+        now = time.monotonic()
         with self._changed:
+            pause_seconds = now - (self._acknowledged_at or now)
+            self.longest_pause_seconds = max(self.longest_pause_seconds, pause_seconds)
+            self._acknowledged_at = now
+            self.places[place] += 1
             self.done[kind] += 1
             self._changed.notify_all()
 
@@ -441,6 +467,7 @@ def _running(traffic: Traffic) -> Iterator[Traffic]:
 def live_traffic(
     dsn: str,
     *,
+    other_dsn: str | None = None,
     writers: int = 4,
     seed: int = 1,
     kinds: Sequence[str] = KINDS,
@@ -451,6 +478,7 @@ def live_traffic(
 
     Args:
         dsn: The database to write to.
+        other_dsn: Where to go on when the fence refuses, and back again.
         writers: How many threads; each takes over the orders that are there of its users.
         seed: What the writers' choices follow from.
         kinds: Of KINDS; with "truncate" one more writer has `order_notes` for itself.
@@ -474,7 +502,8 @@ def live_traffic(
         pause_seconds = max(pause_seconds, notes_pause_seconds)
         notes = Part("notes writer", writers, NOTE_KINDS, {NOTES: "true"}, (), pause_seconds)
         parts.append(notes)
-    with _running(Traffic(dsn, parts, (ORDERS, LINES, NOTES), seed)) as traffic:
+    dsns = [dsn] if other_dsn is None else [dsn, other_dsn]
+    with _running(Traffic(dsns, parts, (ORDERS, LINES, NOTES), seed)) as traffic:
         yield traffic
 
 
@@ -550,5 +579,5 @@ def hub_traffic(
 
     own = {HUB_ORDERS: f"processing_worker_id = '{worker}'"}
     part = Part("hub writer", 0, {"step": step}, own, every_seconds=1 / rate_per_second)
-    with _running(Traffic(dsn, [part], (HUB_ORDERS,), seed)) as traffic:
+    with _running(Traffic([dsn], [part], (HUB_ORDERS,), seed)) as traffic:
         yield traffic

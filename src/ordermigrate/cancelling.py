@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from ordermigrate import capture, catalog, db, fence, indexes, ledger, sides, traffic
+from ordermigrate import catalog, db, indexes, ledger, sides, traces, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -44,7 +44,7 @@ async def cancel(
         if other is not None:
             await _begin(config, service, is_dropping=is_dropping)
         if one is not None:
-            await _clear_monolith(monolith, config)
+            steps += await _clear(monolith)
         if other is not None:
             steps += await _clear_service(config, service, reporter, is_dropping=is_dropping)
         reporter.report(Cancelled(run, tuple(steps)))
@@ -61,23 +61,14 @@ async def _require_unused_service(
             todo="Make the monolith the owner again first",
         )
     if one is not None:  # otherwise reads cannot be led back any more
+        sides.find_direction(one, other)  # raises where nobody owns the tables: first one has to
         await traffic.require_none(sessions)
 
 
 async def _plan(
     config: Config, monolith: Session, service: Session, *, is_dropping: bool
 ) -> list[str]:
-    steps = [
-        f"remove trigger {each.name} from {each.table} on the {session.side}"
-        for session in (monolith, service)
-        for each in await catalog.read_own_triggers(session)
-        if not each.is_clone
-    ]
-    steps += [
-        f"drop schema ordermigrate on the {session.side}"
-        for session in (monolith, service)
-        if (await session.fetch_one("sides", "has_schema")).is_there
-    ]
+    steps = [*await traces.plan(monolith), *await traces.plan(service)]
     if await ledger.has_objects(service):
         steps.extend(
             f"drop {each.target} on the service"
@@ -88,12 +79,22 @@ async def _plan(
     return steps
 
 
-async def _clear_monolith(monolith: Session, config: Config) -> None:
-    """Remove capture, then our schema; nobody's write waits longer than a moment."""
-    tables = await _read_present(monolith, [each.name for each in config.tables])
-    await capture.remove(monolith, tables, await catalog.read_own_triggers(monolith))
-    async with monolith.transaction():
-        await sides.remove(monolith)
+async def _clear(session: Session) -> list[str]:
+    """Bring back what is recorded as off, take our triggers off, then remove our schema.
+
+    Capture and fence may be on either side, on or off: after a rollback both have both. Where the
+    fence is on, it stays until all is back. Nobody's write waits longer than a moment.
+    """
+    notes: list[str] = []
+    if await ledger.has_records(session):
+        async with session.transaction():
+            await session.set_local("statement_timeout", "0")
+            await sides.show_pass(session)
+            notes = await indexes.unsilence(session)
+    await traces.remove_triggers(session)
+    async with session.transaction():
+        await traces.remove_schema(session)
+    return notes + await traces.describe_left(session)
 
 
 async def _clear_service(
@@ -107,13 +108,7 @@ async def _clear_service(
             await sides.remove(service)
         return []
     await indexes.restore(config, Side.SERVICE, reporter)
-    async with service.transaction():
-        await service.set_local("statement_timeout", "0")
-        await sides.show_pass(service)
-        notes = await indexes.unsilence(service)
-        await fence.remove(service, await catalog.read_own_triggers(service))
-        await sides.remove(service)
-    return notes
+    return await _clear(service)
 
 
 async def _drop_tables(service: Session, tables: Sequence[Table]) -> None:

@@ -177,23 +177,6 @@ async def _log_rows_of_leaf(
             await change_logs.add_mark(session, log, COMPARE)
 
 
-async def remove(session: Session, tables: Sequence[Table], triggers: Sequence[OwnTrigger]) -> None:
-    """Take our triggers off the tables; functions and logs go with the schema.
-
-    Raises:
-        LockTimeout: There was no moment in which nobody used the tables.
-
-    """
-    ours = [each for each in triggers if not each.is_clone]
-    if not ours:
-        return
-    # Those that are not on the family any more, such as a detached partition's, included.
-    names = list(dict.fromkeys([*(t.name for t in tables), *(each.table for each in ours)]))
-    async with locks.excluding_writers(session, names, is_exclusive=True):
-        for each in ours:
-            await _drop_trigger(session, each.table, each.name)
-
-
 async def require_no_subscription(session: Session, tables: Sequence[Table]) -> None:
     """Raise `Refused` where a subscription writes to a table: nobody could fence it off later."""
     oids = [table.oid for table in tables]
@@ -291,10 +274,4 @@ async def _switch(session: Session, table: TableName, name: str, *, is_on: bool)
         "fire_always" if is_on else "stand_by",
         table=table.sql,
         trigger=sql.Identifier(name),
-    )
-
-
-async def _drop_trigger(session: Session, table: TableName, name: str) -> None:
-    await session.fetch_all(
-        "capture", "drop_trigger", table=table.sql, trigger=sql.Identifier(name)
     )

@@ -198,6 +198,18 @@ class Limits(_Strict):
     stall_timeout_seconds: float = Field(
         default=60, gt=0, description="A stream that has not moved for this long counts as cut."
     )
+    cleanup_after_days: float = Field(
+        default=30,
+        ge=0,
+        description="How long the service has to have owned the tables before `cleanup` removes "
+        "the monolith's.",
+    )
+    cleanup_wait_hours: float = Field(
+        default=24,
+        ge=0,
+        description="How long `cleanup` leaves the monolith's tables under another name before "
+        "it drops them.",
+    )
     retry_deadline_seconds: float = Field(
         default=60,
         ge=0,

@@ -40,7 +40,7 @@ _MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
 MAX_QUARANTINED = 20
 
 
-def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912  one line an event
+def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912, PLR0915  one line an event
     """Return an event as a line for people; None for those that are only counted."""
     match event:
         case events.Prepared(run=run, steps=steps):
@@ -103,6 +103,18 @@ def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912 
             )
         case events.Cancelled(run=run):
             return f"migration {run} is gone from both sides"
+        case events.CleanupBegun(run=run):
+            return f"cleaning up after migration {run}"
+        case events.BackedUp(file=file, bytes=size, seconds=seconds):
+            return f"backed up to {file} ({format_bytes(size)}) in {format_seconds(seconds)}"
+        case events.TablesRenamed(tables=tables):
+            return "\n".join(["renamed on the monolith", *(f"  {each}" for each in tables)])
+        case events.NamesRestored(tables=tables):
+            return f"names given back on the monolith: {', '.join(tables) or 'none'}"
+        case events.TablesDropped(tables=tables):
+            return f"dropped on the monolith: {', '.join(tables)}"
+        case events.TraceRemoved(side=side):
+            return f"nothing of ordermigrate is left on the {side}"
         case events.Repairing(table=table, rows=rows):
             noun = "differing row is" if rows == 1 else "differing rows are"
             return f"{table}: {rows:,} {noun} marked to be applied again"

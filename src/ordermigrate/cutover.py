@@ -506,7 +506,10 @@ async def settle(
         raise AssertionError(message)
     direction = sides.find_direction(one, other)
     hot, cold = (monolith, service) if one.is_hot else (service, monolith)
+    hot_row, cold_row = (one, other) if one.is_hot else (other, one)
     maps = await gates.read_maps(config, monolith, service, direction)
+    if cold_row.epoch == hot_row.epoch:  # the change is done, and nothing is intended any more
+        await cold.fetch_all("sides", "forget_intent", cold_row.run, cold_row.epoch)
     # First of all: until then no round is taken back.
     found = await ownership.silence(cold, maps)
     await _note(direction, monolith, service, switched or {}, pause_seconds)

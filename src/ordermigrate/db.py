@@ -27,7 +27,7 @@ from tenacity import (
 from ordermigrate import queries, sessions, streams
 from ordermigrate.config import Config, Limits
 from ordermigrate.control import GRACE_SECONDS, Session, translated
-from ordermigrate.errors import OrdermigrateError, Refused, UsageError
+from ordermigrate.errors import OrdermigrateError, Refused, Unavailable, UsageError
 from ordermigrate.model import Identity, Side
 from ordermigrate.sqlstates import ConnectionLost, ServerError, to_error
 
@@ -287,14 +287,48 @@ async def open_pair(config: Config, command: str) -> AsyncIterator[tuple[Session
         stack.push_async_callback(monolith.close)
         service = await connect(config, Side.SERVICE, command, is_first=True)
         stack.push_async_callback(service.close)
-        if await is_same_database(monolith, service):
-            raise UsageError(
-                "Both DSNs lead to the same database "
-                f"({monolith.identity.database!r} on one server)",
-                wanted="Two databases: the monolith's and the service's own",
-                todo="Correct the DSN of one of them",
-            )
+        await _require_two(monolith, service)
         yield monolith, service
+
+
+@contextlib.asynccontextmanager
+async def open_reachable(
+    config: Config, command: str
+) -> AsyncIterator[tuple[Session | Unavailable, Session | Unavailable]]:
+    """Open both sides as `open_pair` does, and give the error in the place of one that is away.
+
+    Raises:
+        Unavailable: Both are.
+        OrdermigrateError: For whatever is wrong with a DSN or a server that does answer.
+
+    """
+    for side in Side:
+        check_dsn(side, config.dsn(side))
+    async with contextlib.AsyncExitStack() as stack:
+        found: list[Session | Unavailable] = []
+        for side in Side:
+            try:
+                session = await connect(config, side, command, is_first=True)
+            except Unavailable as unavailable:
+                found.append(unavailable)
+            else:
+                stack.push_async_callback(session.close)
+                found.append(session)
+        monolith, service = found
+        if isinstance(monolith, Session) and isinstance(service, Session):
+            await _require_two(monolith, service)
+        elif isinstance(monolith, Unavailable) and isinstance(service, Unavailable):
+            raise monolith
+        yield monolith, service
+
+
+async def _require_two(monolith: Session, service: Session) -> None:
+    if await is_same_database(monolith, service):
+        raise UsageError(
+            f"Both DSNs lead to the same database ({monolith.identity.database!r} on one server)",
+            wanted="Two databases: the monolith's and the service's own",
+            todo="Correct the DSN of one of them",
+        )
 
 
 async def is_same_database(one: Session, other: Session) -> bool:

@@ -114,15 +114,6 @@ async def install(
     return [f"fence {table.name} off: only ordermigrate writes there" for table in tables]
 
 
-async def remove(session: Session, triggers: Sequence[OwnTrigger]) -> None:
-    """Take the fence down, in the caller's transaction."""
-    for each in triggers:
-        if each.name in {STATEMENT, ROW} and not each.is_clone:
-            await session.fetch_all(
-                "fence", "drop_trigger", table=each.table.sql, trigger=sql.Identifier(each.name)
-            )
-
-
 async def _switch(session: Session, table: TableName, name: str, *, is_on: bool) -> None:
     await session.fetch_all(
         "fence",

@@ -169,6 +169,9 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
             # Whatever it was: the server undoes what was open on these two.
             freezer.abort()
             taker.abort()
+            # A round that was cut off holds the target's side row for as long as it is there.
+            line.source.terminate()
+            line.target.terminate()
             await freezer.close()
             await taker.close()
             await _forget_intent(change)
@@ -332,7 +335,7 @@ async def _identify(session: Session, epoch: int, *, is_hot: bool) -> Transactio
 
 async def _forget_intent(change: Change) -> None:
     """Take back what was said of the change; if that fails, whoever comes next does it."""
-    with contextlib.suppress(OrdermigrateError):
+    with contextlib.suppress(OrdermigrateError, TimeoutError):
         async with asyncio.timeout(RESOLVE_SECONDS):
             async with db.opened(
                 change.config, change.direction.target, f"{change.direction.command}: intent"

@@ -191,6 +191,11 @@ async def read_run(service: Session) -> Run | None:
     )
 
 
+async def read_phase_age(service: Session) -> float:
+    """Return for how many seconds the run has been in its phase, by the service's clock."""
+    return float((await service.fetch_one("ledger", "read_phase_age")).age_seconds)
+
+
 async def take_operator_lock(service: Session) -> None:
     """Keep other commands that change this migration out, for as long as the session lives.
 

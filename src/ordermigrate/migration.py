@@ -11,6 +11,7 @@ import asyncio
 import time
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 from ordermigrate import (
     __version__,
@@ -19,6 +20,7 @@ from ordermigrate import (
     capture,
     catalog,
     change_logs,
+    cleaning,
     copying,
     db,
     fence,
@@ -47,6 +49,7 @@ from ordermigrate.ledger import Run
 from ordermigrate.model import Direction, Side, TableMap
 from ordermigrate.outcomes import (
     Cancellation,
+    Cleaning,
     CopiedTable,
     CopyResult,
     OwnerChange,
@@ -486,6 +489,39 @@ async def cancel(
 
     """
     return await cancelling.cancel(config, reporter, is_dropping=is_dropping, is_dry_run=is_dry_run)
+
+
+async def cleanup(
+    config: Config,
+    reporter: Reporter,
+    *,
+    directory: Path | None = None,
+    confirmed: str | None = None,
+    is_undoing: bool = False,
+    is_dry_run: bool = False,
+) -> Cleaning:
+    """End the migration: back up and drop the monolith's tables, remove every trace of ours.
+
+    Args:
+        config: The configuration.
+        reporter: Whom to tell.
+        directory: Where the backup goes.
+        confirmed: The first table's name, given by somebody who knows what will be gone.
+        is_undoing: Give renamed tables their names back instead, and let the migration go on.
+        is_dry_run: Tell what would be done, and do nothing.
+
+    Raises:
+        OrdermigrateError: A gate is shut, or a database cannot be reached; run it again then.
+
+    """
+    return await cleaning.cleanup(
+        config,
+        reporter,
+        directory=directory,
+        confirmed=confirmed,
+        is_undoing=is_undoing,
+        is_dry_run=is_dry_run,
+    )
 
 
 async def status(config: Config) -> Status:

@@ -127,6 +127,23 @@ class Cancellation:
 
 
 @dataclass(frozen=True, slots=True)
+class Cleaning:
+    """How far `cleanup` has come, or would come.
+
+    `outcome` is `cleaned`, `renamed` (the drop has to wait until `drop_after`), `undone`,
+    `nothing_to_do` or `planned`; `is_confirmed` says that no table's name has to be given for it.
+    """
+
+    outcome: str
+    run: str | None = None
+    phase: Phase = Phase.NEW
+    steps: tuple[str, ...] = ()
+    backup: str | None = None
+    drop_after: str | None = None
+    is_confirmed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class SyncStatus:
     """How far the service is behind, and what keeps others off it."""
 

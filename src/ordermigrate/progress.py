@@ -364,6 +364,64 @@ class Cancelled(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CleanupBegun(Event):
+    """Both sides say that a cleanup is under way; nothing else is done yet."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackedUp(Event):
+    """The monolith's tables are in a file that was read back whole."""
+
+    file: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TablesRenamed(Event):
+    """The monolith's tables have other names; whoever still uses them is told by an error."""
+
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NamesRestored(Event):
+    """The monolith's tables have their names back, and the cleanup is off."""
+
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropDecided(Event):
+    """The tables are about to be dropped; from here on there is no way back."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class TablesDropped(Event):
+    """The monolith's tables are gone."""
+
+    tables: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropNoted(Event):
+    """The service knows that the monolith's tables are gone."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRemoved(Event):
+    """Nothing of ours is left in the database of one side."""
+
+    side: str
+
+
+@dataclass(frozen=True, slots=True)
 class CheckStarted(Event):
     """One check of a validation has begun."""
 

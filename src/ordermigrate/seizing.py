@@ -10,12 +10,11 @@ from __future__ import annotations
 from ordermigrate import catalog, db, gates, indexes, ledger, locks, ownership, sides
 from ordermigrate.config import Config
 from ordermigrate.control import Session
-from ordermigrate.errors import Refused
+from ordermigrate.errors import Refused, Unavailable
 from ordermigrate.model import Direction, Side
 from ordermigrate.outcomes import OwnerChange
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Reporter, TakenBack
-from ordermigrate.sqlstates import ConnectionLost
 
 # Past the epoch that the service may have reached by a commit that nobody has heard of.
 _EPOCHS_AHEAD = 2
@@ -68,7 +67,7 @@ async def _require_lost(config: Config) -> None:
     try:
         async with db.opened(db.make_impatient(config), Side.SERVICE, "rollback"):
             pass
-    except ConnectionLost:
+    except Unavailable:
         return
     raise Refused(
         "The service can be reached: nothing of what it has written has to be lost",

@@ -18,6 +18,8 @@ from ordermigrate.model import Direction, Side
 
 # What the service's row says while a cancellation is under way.
 CANCELLING = {"cancel": True}
+# The key of what both rows say while a cleanup is under way; `cleanup` writes what stands there.
+CLEANING = "cleanup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,15 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
             wanted="A migration that is whole, or gone",
             todo="Run `ordermigrate cancel` again; it goes on where it stopped",
         )
+    for row in (one, other):
+        if row is not None and row.intent is not None and CLEANING in row.intent:
+            raise Refused(
+                f"A cleanup of migration {row.run} is under way",
+                wanted="A migration that is whole, or gone",
+                todo="`ordermigrate cleanup --dry-run` tells how far it is, `ordermigrate cleanup` "
+                "goes on with it, and until the tables are dropped `ordermigrate cleanup --undo` "
+                "takes it back",
+            )
     if one is not None and other is None:
         raise Refused(
             f"The monolith belongs to migration {one.run}, but the service's database does not",

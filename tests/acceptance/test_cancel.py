@@ -26,6 +26,7 @@ from tests.acceptance.fix_running import (
     succeed,
     syncing,
 )
+from tests.fix_cut_over import cut_over, roll_back
 from tests.fix_orders import CliResult, RunningCli, StartCli
 from tests.fix_pairs import MakePair, Pair, assert_refused, picture
 from tests.fix_postgres import execute
@@ -190,6 +191,35 @@ def test_a_cancelled_migration_leaves_no_trace_on_either_side(ground: Ground, ph
     before = pair.pictures()
     assert "nothing to cancel" in cancel(pair).stdout
     assert pair.pictures() == before
+    ground.require_new_start()
+
+
+def test_a_cancel_after_a_rollback_leaves_no_trace_on_either_side(ground: Ground) -> None:
+    pair = ground.pair
+    pair.on_monolith(
+        "CREATE FUNCTION public.kept() RETURNS trigger LANGUAGE plpgsql AS "
+        "$f$ BEGIN RETURN NEW; END $f$;"
+        "CREATE TRIGGER kept BEFORE INSERT ON public.part FOR EACH ROW "
+        "EXECUTE FUNCTION public.kept()"
+    )
+    ground.monolith = picture(pair.monolith)
+    ground.go_to("syncing")
+    roll_back(cut_over(pair))
+    # What a rollback that was cut off has not brought back yet.
+    pair.on_monolith(
+        "ALTER TABLE public.part DISABLE TRIGGER kept;"
+        "INSERT INTO ordermigrate.recorded_object (table_name, kind, object_name, definition, "
+        "state) VALUES ('public.part', 'trigger', 'kept', "
+        """'{"table": {"schema": "public", "name": "part"}, "enabled": "O"}', 'off')"""
+        "ON CONFLICT (table_name, kind, object_name) DO UPDATE SET state = 'off'"
+    )
+    for dsn in (pair.monolith, pair.service):
+        kinds = execute(
+            dsn, "SELECT count(DISTINCT left(tgname, 18)) FROM pg_trigger WHERE tgname ~ '^order'"
+        )
+        assert kinds == [(2,)]
+    cancel(pair)
+    ground.require_gone()
     ground.require_new_start()
 
 

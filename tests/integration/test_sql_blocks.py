@@ -167,6 +167,7 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
             "columns": sql.SQL('"k1" pg_catalog.uuid, "k2" pg_catalog.text'),
         },
     ),
+    "rename_table": ("", {"name": sql.Identifier("orders_ordermigrate_1")}),
     "create_row_trigger": ("", {"trigger": sql.Identifier("another")}),
     "create_truncate_trigger": ("", {"trigger": sql.Identifier("another")}),
     "create_key_stage": ("", {"key": sql.SQL('t."id"')}),

@@ -12,6 +12,7 @@ from ordermigrate.progress import Event
 NAMES = {
     "analyzed",
     "attempt_ended",
+    "backed_up",
     "cancelled",
     "changes_staged",
     "changes_written",
@@ -19,6 +20,9 @@ NAMES = {
     "check_started",
     "chunk_copied",
     "chunk_found",
+    "cleanup_begun",
+    "drop_decided",
+    "drop_noted",
     "following",
     "index_built",
     "index_started",
@@ -26,6 +30,7 @@ NAMES = {
     "leaf_gone",
     "leaf_rewritten",
     "locating",
+    "names_restored",
     "prepared",
     "quiet",
     "repairing",
@@ -38,9 +43,12 @@ NAMES = {
     "structure_settled",
     "subtracted",
     "sync_waits",
+    "tables_dropped",
+    "tables_renamed",
     "throttled",
     "traffic_held_back",
     "traffic_set",
+    "trace_removed",
     "validation_voided",
 }
 # What comes many times a second for as long as sync runs, or bytes move.

@@ -32,6 +32,7 @@ COMMANDS = {
     "rollback": "Make the monolith the owner again.",
     "traffic": "Lead users' reads over to the service, step by step.",
     "status": "Tell where the migration stands and what comes next.",
+    "cleanup": "End: back up and drop the monolith's tables, remove every trace.",
     "cancel": "Remove every trace of the migration.",
     "demo": "Show it all on two PostgreSQL servers of its own.",
 }

@@ -138,7 +138,7 @@ def make_document(
     *,
     run: str | None,
     phase: str,
-    owner: str,
+    owner: str | None,
     tables: Sequence[dict[str, Any]],
     steps: Sequence[NextStep],
     **more: object,

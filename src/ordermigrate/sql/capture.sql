@@ -61,10 +61,6 @@ ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger};
 -- Keep a trigger of ours from firing, ready to be switched on.
 ALTER TABLE {table} DISABLE TRIGGER {trigger};
 
--- name: drop_trigger
--- Remove a trigger of ours.
-DROP TRIGGER IF EXISTS {trigger} ON {table};
-
 -- name: find_subscriptions
 -- Subscriptions that write to these tables: their apply fires no statement trigger.
 -- $1: oids of tables and leaves.

@@ -47,10 +47,6 @@ ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger};
 -- Keep a trigger of ours from firing, ready to be switched on.
 ALTER TABLE {table} DISABLE TRIGGER {trigger};
 
--- name: drop_trigger
--- Remove a trigger of ours.
-DROP TRIGGER IF EXISTS {trigger} ON {table};
-
 -- name: count_refused
 -- How many statements the fence has refused.
 SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END AS refused

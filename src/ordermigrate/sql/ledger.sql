@@ -184,6 +184,11 @@ SELECT
     r.monolith
 FROM ordermigrate.run AS r;
 
+-- name: read_phase_age
+-- For how long the run has been in its phase, by this server's clock.
+SELECT extract(epoch FROM clock_timestamp() - r.phase_since)::float8 AS age_seconds
+FROM ordermigrate.run AS r;
+
 -- name: change_phase
 -- Move a run to another phase, if it is still in the one that we know, and has not left it since.
 -- $1: run, $2: old phase, $3: new phase, $4: command, $5: since when it is in the old phase.

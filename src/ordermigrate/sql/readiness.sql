@@ -6,8 +6,22 @@ SELECT
     l.relation::regclass::text AS relation,
     coalesce(extract(epoch FROM clock_timestamp() - p.prepared), 0)::float8 AS age_seconds
 FROM pg_catalog.pg_locks AS l
-LEFT JOIN pg_catalog.pg_prepared_xacts AS p ON l.virtualtransaction = '-1/' || p.transaction::text
-WHERE l.pid IS NULL AND l.locktype = 'relation' AND l.relation = ANY($1::bigint[]::oid[])
+-- Each holds a lock on its own number; of its virtual number it keeps that of the session it was
+-- prepared in, until the server is restarted.
+LEFT JOIN (
+    SELECT
+        own.virtualtransaction,
+        x.gid,
+        x.prepared
+    FROM pg_catalog.pg_locks AS own
+    INNER JOIN pg_catalog.pg_prepared_xacts AS x ON x.transaction = own.transactionid
+    WHERE own.pid IS NULL AND own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
+) AS p ON p.virtualtransaction = l.virtualtransaction
+WHERE
+    l.pid IS NULL
+    AND l.locktype = 'relation'
+    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = current_database())
+    AND l.relation = ANY($1::bigint[]::oid[])
 ORDER BY 3 DESC;
 
 -- name: find_unready_indexes

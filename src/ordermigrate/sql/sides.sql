@@ -159,6 +159,17 @@ SET intent = NULL
 WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
 RETURNING s.epoch;
 
+-- name: lock_side
+-- The side row as it is now; it stays so for the rest of the transaction.
+SELECT
+    s.run::text AS run,
+    s.epoch,
+    s.is_hot,
+    s.round,
+    s.intent
+FROM ordermigrate.side AS s
+FOR UPDATE;
+
 -- name: drop_schema
 -- Remove all that is ours in this database but for triggers on the family's tables.
 DROP SCHEMA IF EXISTS ordermigrate CASCADE;
