@@ -132,8 +132,8 @@ def test_the_demo_tells_the_whole_story_as_plain_text_and_leaves_nothing(
 def assert_the_writers_followed_the_owner(told: str) -> None:
     """All of them were refused once for each change, and both clocks tell the same pause."""
     changes = re.findall(
-        r"^  pause +(\d+) ms at the most.*\n  writers +(\d+) ms without .*; "
-        r"(\d+) refused by the (\w+), and then done on the (\w+)$",
+        r"^  pause +(\d+) ms at the most .*', (\d+) ms without an acknowledged write\n"
+        r"  refused +(\d+) writes by the (\w+), all done on the (\w+) then$",
         re.sub(r"\n {10,}", " ", told),
         re.MULTILINE,
     )

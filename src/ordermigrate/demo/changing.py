@@ -105,9 +105,9 @@ async def _change(
     scene.pauses.append((done.pause_seconds, around.silence_seconds))
     await asyncio.sleep(_AT_OWNER_SECONDS)
     return {
-        "pause": f"{format_moment(done.pause_seconds)} at the most, in which no side took a write",
-        "writers": f"{format_moment(around.silence_seconds)} without an acknowledged one; "
-        f"{around.refused} refused by the {owner.other}, and then done on the {owner}",
+        "pause": f"{format_moment(done.pause_seconds)} at the most by the command's clock; by the "
+        f"writers', {format_moment(around.silence_seconds)} without an acknowledged write",
+        "refused": f"{around.refused} writes by the {owner.other}, all done on the {owner} then",
         "since then": scene.describe_traffic(),
     }
 
