@@ -86,7 +86,7 @@ async def change_owner(
             config, reporter, direction, hot, cold, is_dry_run=is_dry_run, is_aborting=is_aborting
         )
         if done is not None:
-            return done
+            return await _say_where(service, done)
         if not is_dry_run:
             await arm(config, monolith, service, mends_capture=False)
         stop, tally = asyncio.Event(), Tally()
@@ -108,7 +108,7 @@ async def change_owner(
             message = "nobody could have stopped it"
             raise AssertionError(message)
         if is_dry_run:
-            return changed
+            return await _say_where(service, changed)
         return await _settle_done(config, monolith, service, reporter, changed)
 
 
@@ -142,7 +142,6 @@ async def _settle_once(
         config, monolith, service, reporter, changed.pause_seconds, changed.switched
     )
     run = await following.require_copied(monolith, service)
-    last = await ledger.read_last_validation(service)
     refused = await quarantine.count(monolith)
     if refused and changed.direction is Direction.REVERSE:
         changed = replace(
@@ -150,7 +149,17 @@ async def _settle_once(
             quarantined=sum(refused.values()),
             notes=(*changed.notes, *quarantine.describe(refused)),
         )
-    return replace(changed, phase=run.phase, notes=(*changed.notes, *notes), last_validation=last)
+    changed = replace(changed, phase=run.phase, notes=(*changed.notes, *notes))
+    return await _say_where(service, changed)
+
+
+async def _say_where(service: Session, changed: OwnerChange) -> OwnerChange:
+    """Add what the next step depends on: the proof on record, and whether a sync is at work."""
+    at_work = await service.fetch_one("sessions", "is_sync_at_work")
+    last = await ledger.read_last_validation(service)
+    # A sync that follows the owner is away for a moment just then.
+    is_syncing = changed.is_syncing or bool(at_work.is_at_work)
+    return replace(changed, last_validation=last, is_syncing=is_syncing)
 
 
 async def arm(
@@ -214,6 +223,7 @@ async def _change(
             tuple(notes),
         )
     readiness.require_open(found, direction)
+    at_work = await footing.service.fetch_one("sessions", "is_sync_at_work")
     line = footing.line
     change = Change(
         config,
@@ -246,6 +256,7 @@ async def _change(
         (),
         (*notes, *change.notes),
         switched=change.switched,
+        is_syncing=bool(at_work.is_at_work),
     )
 
 
