@@ -324,23 +324,29 @@ def show_verdict(document: dict[str, Any]) -> None:
                 format_seconds(check["seconds"]),
             )
         console.print(grid)
-        _show_distribution(console, table)
-        _show_differences(console, table)
+        _show_distribution(console, table, _sides(document))
+        _show_differences(console, table, _sides(document))
         for note in table["notes"]:
             console.print(f"note: {escape(note)}")
     for note in document["notes"]:
         console.print(f"note: {escape(note)}")
 
 
-def _show_distribution(console: Console, table: dict[str, Any]) -> None:
+def _sides(document: dict[str, Any]) -> tuple[str, str]:
+    """Return the owner, and the other side."""
+    is_reverse = document["owner"] == "service"
+    return ("service", "monolith") if is_reverse else ("monolith", "service")
+
+
+def _show_distribution(console: Console, table: dict[str, Any], sides: tuple[str, str]) -> None:
     for check in table["checks"]:
         if check["name"] not in {"status distribution", "orders per user"} or not check["details"]:
             continue
         label = "status" if check["name"] == "status distribution" else "user"
         grid = Table(title=check["name"], title_justify="left", expand=False)
         grid.add_column(label)
-        grid.add_column("monolith", justify="right")
-        grid.add_column("service", justify="right")
+        for side in sides:
+            grid.add_column(side, justify="right")
         grid.add_column("difference", justify="right")
         for each in check["details"]:
             delta = each["target"] - each["source"]
@@ -357,10 +363,10 @@ def show_differences(document: dict[str, Any]) -> None:
     """Print only the rows in which a validation found the sides to differ."""
     console = _stdout()
     for table in document["tables"]:
-        _show_differences(console, table)
+        _show_differences(console, table, _sides(document))
 
 
-def _show_differences(console: Console, table: dict[str, Any]) -> None:
+def _show_differences(console: Console, table: dict[str, Any], sides: tuple[str, str]) -> None:
     """List rows below each other: a column's two values meet, however long they are."""
     if not table["differences"]:
         return
@@ -375,15 +381,15 @@ def _show_differences(console: Console, table: dict[str, Any]) -> None:
         )
         console.print(f"[bold red]{each['kind']}[/] {escape(key)}", soft_wrap=True)
         if each["kind"] != "changed":
-            console.print(f"  only on the {'monolith' if each['kind'] == 'missing' else 'service'}")
+            console.print(f"  only on the {sides[each['kind'] != 'missing']}")
             continue
         grid = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
         grid.add_column(no_wrap=True)
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column(overflow="fold")
         for name, values in each["columns"].items():
-            grid.add_row(f"  {escape(name)}", "monolith", escape(_value(values["source"])))
-            grid.add_row("", "service", escape(_value(values["target"])))
+            grid.add_row(f"  {escape(name)}", sides[0], escape(_value(values["source"])))
+            grid.add_row("", sides[1], escape(_value(values["target"])))
         console.print(grid)
 
 

@@ -145,17 +145,17 @@ async def check_users(table: Comparison) -> None:
         table.conclude(Check("orphans", "skipped", reason), started)
         return
     await _find_orphans(table, key, found)
-    table.conclude(_orphan_result(key, found), started)
+    table.conclude(_orphan_result(table, key, found), started)
 
 
 async def _find_reference(table: Comparison, column: str) -> tuple[ForeignKey | None, str]:
     """Return the source's foreign key that says where users are kept, or why it cannot be used."""
     key = next((each for each in table.map.source.foreign_keys if each.columns == (column,)), None)
     if key is None:
-        return None, f"no foreign key of the monolith tells where {column} points"
+        return None, f"no foreign key of the {table.control.side} tells where {column} points"
     (there,) = await catalog.find_tables(table.control, [key.references])
     if not there.can_select:
-        return None, f"we may not read {key.references} on the monolith"
+        return None, f"we may not read {key.references} on the {table.control.side}"
     return key, ""
 
 
@@ -179,14 +179,14 @@ async def _find_orphans(table: Comparison, key: ForeignKey, found: _Users) -> No
             found.unknown_examples.append(user)
 
 
-def _orphan_result(key: ForeignKey, found: _Users) -> Check:
+def _orphan_result(table: Comparison, key: ForeignKey, found: _Users) -> Check:
     if not found.unknown:
         return Check("orphans", "equal", f"every user of the target is in {key.references}")
     return Check(
         "orphans",
         "attention",
         f"{found.unknown_rows:,} rows of {found.unknown:,} users that {key.references} on the "
-        "monolith no longer has",
+        f"{table.control.side} no longer has",
         tuple({"user": user} for user in found.unknown_examples),
     )
 

@@ -323,7 +323,7 @@ async def run_sync(
                 run = footing.run
                 if run.phase is Phase.COPIED:
                     run = await ledger.change_phase(footing.service, run, Phase.SYNCING, "sync")
-                tally.run = run
+                tally.run, tally.owner = run, footing.hot.side
                 reporter.report(Following(run.run, footing.hot.side.value))
                 is_over = await sync.follow(footing.line, tally, stop, reporter, is_enough)
             is_adopting = False  # whatever comes later, nobody has decided about

@@ -34,6 +34,7 @@ from ordermigrate import (
     reclaiming,
     retrying,
     seizing,
+    settling,
     sides,
     situation,
     steering,
@@ -92,8 +93,8 @@ async def _prepare(
     if one is not None and other is not None and other.epoch:
         # An owner has changed before: each side gets what its part wants.
         if not is_dry_run:
-            steps.extend(await changing.arm(ground.config, ground.monolith, ground.service))
-            await changing.settle(ground.config, ground.monolith, ground.service, reporter)
+            steps.extend(await settling.arm(ground.config, ground.monolith, ground.service))
+            await settling.settle(ground.config, ground.monolith, ground.service, reporter)
         return await ledger.read_run(ground.service)
     if ground.run is None:
         steps.append("create the schema ordermigrate on both sides, with the ledger on the service")
@@ -157,15 +158,11 @@ async def _prepare_service(ground: Ground, run_id: str) -> list[str]:
             row.pass_word,
             has_rows=run.phase in FOLLOWED,
         )
-    if run.phase is Phase.COPYING:
-        # The load has taken the tables' keys off; what stands by was put up before it began.
-        return done
-    return done + await capture.install(
-        service,
-        [each.target for each in ground.maps],
-        await catalog.read_own_triggers(service),
-        is_on=False,
-    )
+    tables = [each.target for each in ground.maps]
+    if not all(table.primary_key for table in tables):
+        return done  # the keys are off for the load; `cutover` looks again
+    triggers = await catalog.read_own_triggers(service)
+    return done + await capture.install(service, tables, triggers, is_on=False)
 
 
 async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
@@ -353,6 +350,7 @@ async def sync(
         tally.is_caught_up,
         time.monotonic() - started,
         is_stopped=stop.is_set(),
+        owner=tally.owner.value,
     )
 
 

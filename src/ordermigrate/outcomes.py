@@ -14,6 +14,11 @@ from ordermigrate.readiness import Gate, Timing
 from ordermigrate.verdicts import TableVerdict, Verdict
 
 
+def find_owner(phase: Phase) -> str:
+    """Return who owns the tables, where nothing but the phase is at hand."""
+    return (Side.SERVICE if phase is Phase.CUT_OVER else Side.MONOLITH).value
+
+
 def find_next_steps(
     phase: Phase, last: LastValidation | None, *, is_syncing: bool = False
 ) -> list[NextStep]:
@@ -78,6 +83,7 @@ class SyncResult:
     is_caught_up: bool
     seconds: float
     is_stopped: bool
+    owner: str = Side.MONOLITH
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +223,7 @@ class Validation:
     validation_id: int | None
     repaired_rows: int = 0
     is_syncing: bool = False
+    owner: str = Side.MONOLITH
 
 
 def describe_table(verdict: TableVerdict) -> dict[str, Any]:

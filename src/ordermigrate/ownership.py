@@ -42,7 +42,9 @@ async def arm(
     done: list[str] = []
     triggers = await catalog.read_own_triggers(session)
     missing = await change_logs.find_missing(session, [each.name for each in tables])
-    if is_hot and not mends_capture:
+    # A cold side without a key cannot become hot, and a gate of the cutover says so.
+    is_possible = mends_capture if is_hot else all(table.primary_key for table in tables)
+    if not is_possible:
         pass
     elif missing or capture.find_gaps(tables, triggers, is_on=is_hot):
         done += await capture.install(session, tables, triggers, is_on=is_hot)

@@ -165,6 +165,7 @@ async def _validate_aligned(
                 is_syncing=(
                     await footing.service.fetch_one("sessions", "is_sync_at_work")
                 ).is_at_work,
+                owner=footing.hot.side.value,
             )
         # The next round applies them, and the next verdict tells whether that was all.
         repaired = rows

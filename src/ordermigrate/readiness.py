@@ -264,9 +264,12 @@ async def _see_durability(scene: Scene) -> str:
 
 async def find_notes(scene: Scene, max_pause_seconds: float) -> list[str]:
     """Say what does not stand in the way and should be known."""
+    narrow: list[str] = []
+    if scene.direction is Direction.FORWARD:
+        narrow = reversing.find_narrow_columns(scene.maps)
     milliseconds = round(max_pause_seconds * 1000)
     found = await scene.hot.fetch_all("readiness", "find_short_timeouts", milliseconds)
-    return [
+    return narrow + [
         f"on the {scene.hot.side}, {row.role_name} has {row.setting}: its writes would fail in a "
         f"pause of {max_pause_seconds:g} s"
         for row in found

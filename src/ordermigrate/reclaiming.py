@@ -33,6 +33,7 @@ from ordermigrate import (
     quarantine,
     queries,
     reversing,
+    settling,
     sides,
     sync,
 )
@@ -112,8 +113,8 @@ async def reclaim(
         await ledger.take_operator_lock(service)
         if is_new:
             await _begin(monolith, service, maps)
-        await cutover.arm(config, monolith, service)
-        await cutover.settle(config, monolith, service, reporter)
+        await settling.arm(config, monolith, service)
+        await settling.settle(config, monolith, service, reporter)
         back = await gates.read_maps(config, monolith, service, Direction.REVERSE)
         await _seed(service, back, moment)
         reporter.report(Reclaimed(moment.isoformat(), sum(each.rows for each in counted)))

@@ -52,6 +52,28 @@ def find_obstacles(maps: Sequence[TableMap]) -> list[str]:
     return said
 
 
+def find_narrow_columns(maps: Sequence[TableMap]) -> list[str]:
+    """Say in sentences which columns of the monolith have no room for all that the service's have.
+
+    Args:
+        maps: From the monolith to the service.
+
+    """
+    said: list[str] = []
+    for each in maps:
+        for pair in each.pairs:
+            mine = each.source.column(pair.origin or "")
+            theirs = each.target.column(pair.name)
+            if mine is None or theirs is None or pair.is_frozen or pair_as_is(theirs, mine):
+                continue
+            said.append(
+                f"{mine.name} of {each.source.name} is {mine.type_name} on the monolith and "
+                f"{theirs.type_name} on the service: a value that only the service has room for "
+                "would stop the rounds back, and a rollback, until it is changed"
+            )
+    return said
+
+
 def _has_default(column: Column) -> bool:
     return bool(column.identity or column.generated or column.has_default)
 

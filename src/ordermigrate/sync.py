@@ -63,6 +63,7 @@ class Tally:
     """What sync has done since it was started."""
 
     run: Run | None = None
+    owner: Side = Side.MONOLITH
     rounds: int = 0
     changes: int = 0
     written: int = 0

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from ordermigrate import cutover, ledger, quarantine
+from ordermigrate import ledger, quarantine, settling
 from ordermigrate.errors import Unavailable
 from tests.acceptance.fix_running import bring_up, catch_up, show_status, succeed
 from tests.fix_pairs import MakePair, Pair, assert_refused
@@ -53,7 +53,7 @@ def test_rows_since_a_moment_come_back_and_the_monolith_owns_them(opened: Pair) 
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(ledger, "change_phase"), (quarantine, "install"), (cutover, "arm"), (cutover, "settle")],
+    [(ledger, "change_phase"), (quarantine, "install"), (settling, "arm"), (settling, "settle")],
 )
 def test_a_rollback_by_a_moment_that_was_cut_off_goes_on(
     opened: Pair, module: ModuleType, function: str

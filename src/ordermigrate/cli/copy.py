@@ -69,7 +69,7 @@ def command(
         0,
         run=done.run,
         phase=done.phase.value,
-        owner="monolith",
+        owner=outcomes.find_owner(done.phase),
         tables=[
             {"name": each.name, "to": each.target, "rows": each.rows, "bytes": each.bytes}
             for each in done.tables

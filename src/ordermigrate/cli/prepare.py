@@ -37,7 +37,7 @@ def command(config_path: Path | None, log_format: str, *, is_json: bool, is_dry_
         0,
         run=done.run,
         phase=done.phase.value,
-        owner="monolith",
+        owner=outcomes.find_owner(done.phase),
         tables=[{"name": str(each.name), "to": str(each.target)} for each in config.tables],
         steps=steps,
         steps_taken=list(done.steps),

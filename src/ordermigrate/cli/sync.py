@@ -64,7 +64,7 @@ def command(
         0,
         run=done.run,
         phase=done.phase.value,
-        owner="monolith",
+        owner=done.owner,
         tables=[{"name": str(each.name), "to": str(each.target)} for each in config.tables],
         steps=steps,
         rounds=done.rounds,

@@ -86,7 +86,7 @@ def command(
         exit_code,
         run=done.run,
         phase=done.phase.value,
-        owner="monolith",
+        owner=done.owner,
         tables=[outcomes.describe_table(each) for each in verdict.tables],
         steps=steps,
         algorithm=verdict.algorithm,
@@ -102,7 +102,7 @@ def command(
     how = f"every row compared by {verdict.algorithm}" if verdict.algorithm else "no checksums"
     recorded = "" if done.validation_id else "; not recorded: there is no ledger yet"
     rows = sum(each.source_rows for each in verdict.tables)
-    line = f"{outcome.upper()}: {rows:,} rows of the monolith, {how}, in "
+    line = f"{outcome.upper()}: {rows:,} rows of the {done.owner}, {how}, in "
     console.show_lines([line + meters.format_seconds(verdict.seconds) + recorded])
     if done.repaired_rows:
         noun = "row" if done.repaired_rows == 1 else "rows"
