@@ -123,6 +123,7 @@ def format_moment(seconds: float) -> str:
 def describe(done: Validation) -> dict[str, Any]:
     """Return a validation as the screen's tables take it."""
     return {
+        "owner": done.owner,
         "tables": [outcomes.describe_table(each) for each in done.verdict.tables],
         "notes": list(done.verdict.notes),
     }
