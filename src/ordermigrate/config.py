@@ -102,7 +102,7 @@ class TableConfig(_Strict):
     created: str | None = Field(default=None, description="Column for the latest orders.")
     updated: str | None = Field(
         default=None,
-        description="To come: column that says when a row changed, for a rollback by time.",
+        description="Column that says when a row changed, for `rollback --since`; `created`, too.",
     )
     where: str = Field(
         default="true", min_length=1, description="Only these rows are copied and compared."
@@ -181,16 +181,18 @@ class Limits(_Strict):
         default=5,
         gt=0,
         description="How far behind the service may be where more reads are to go to it; where it "
-        "stays so, sync leads all of them back. To come: the same at cutover.",
+        "stays so, sync leads all of them back. At a change of owner, how far the other side may.",
     )
     max_pause_seconds: float = Field(
-        default=5, gt=0, description="To come: how long a cutover may keep writers waiting."
+        default=5,
+        gt=0,
+        description="How long a change of owner may keep writers waiting; then it is undone.",
     )
     validation_age_minutes: float = Field(
         default=60,
         gt=0,
-        description="How old the last validation may be where more reads are to go to the service. "
-        "To come: the same at cutover.",
+        description="How old the last validation may be where more reads are to go to the service, "
+        "and at a cutover.",
     )
     lock_timeout_seconds: float = Field(
         default=30, gt=0, description="How long to wait for a lock before giving up."

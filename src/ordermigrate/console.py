@@ -239,9 +239,18 @@ class LiveReporter:
                 size = f"~{rows:,} rows" if rows else ""
                 self._draw(f"{table}: {check}", None, None, size)
             case _:
-                pass
+                self._draw_change(event)
         if line := describe_event(event):
             self._console.print(f"[dim]{escape(line)}[/]")
+
+    def _draw_change(self, event: Event) -> None:
+        match event:
+            case events.Frozen(side=side):
+                self._draw(f"writers wait at the {side}", None, None)
+            case events.TakenOver(side=side) | events.TakenBack(side=side):
+                self._draw(f"the {side} owns the tables; the rest at leisure", None, None)
+            case _:
+                pass
 
     def _draw_sync(self, event: Event) -> None:
         if self._sync.take(event):

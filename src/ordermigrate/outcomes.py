@@ -107,6 +107,7 @@ class OwnerChange:
     last_validation: LastValidation | None = None
     switched: Mapping[Side, Sequence[OwnTrigger]] = field(default_factory=dict)
     quarantined: int = 0
+    is_syncing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -230,29 +230,36 @@ def _plan(
 
 
 async def _begin(monolith: Session, service: Session, maps: Sequence[TableMap]) -> None:
-    """Put on record that the service owns the tables; safe to repeat after being cut off."""
+    """Put on record that the service owns the tables; safe to repeat after being cut off.
+
+    All that the service's ledger has to say comes first: once the monolith has its row, too, this
+    is not done again.
+    """
     async with service.transaction():
         run_id = await sides.install(service, str(uuid.uuid4()), is_hot=True)
         await service.fetch_all("sides", "set_epoch", 1)
         await ledger.install(service, run_id, __version__, monolith.identity)
+        await _note_history(service, maps)
     async with monolith.transaction():
         await sides.install(monolith, run_id, is_hot=False)
         await monolith.fetch_all("sides", "set_epoch", 1)
         await ledger.install_records(monolith)
         await quarantine.install(monolith)
+
+
+async def _note_history(service: Session, maps: Sequence[TableMap]) -> None:
     seen = {
         Side.MONOLITH: fingerprints.describe_side([each.source for each in maps], ()),
         Side.SERVICE: fingerprints.describe_side([each.target for each in maps], ()),
     }
-    async with service.transaction():
-        for side, described in seen.items():
-            await ledger.note_structure(service, side, described)
-        run = await ledger.read_run(service)
-        if run is None:
-            message = "a run that was just written is not there"
-            raise AssertionError(message)
-        for phase in _CHAIN[_CHAIN.index(run.phase) + 1 if run.phase in _CHAIN else 0 :]:
-            run = await ledger.change_phase(service, run, phase, "rollback --since")
+    for side, described in seen.items():
+        await ledger.note_structure(service, side, described)
+    run = await ledger.read_run(service)
+    if run is None:
+        message = "a run that was just written is not there"
+        raise AssertionError(message)
+    for phase in _CHAIN[_CHAIN.index(run.phase) + 1 if run.phase in _CHAIN else 0 :]:
+        run = await ledger.change_phase(service, run, phase, "rollback --since")
 
 
 async def _seed(service: Session, back: Sequence[TableMap], moment: datetime) -> None:

@@ -102,6 +102,7 @@ async def complete(monolith: Session, service: Session, changed: OwnerChange) ->
     """Add what both databases say afterwards."""
     run = await following.require_copied(monolith, service)
     last = await ledger.read_last_validation(service)
+    at_work = await service.fetch_one("sessions", "is_sync_at_work")
     refused: dict[str, int] = {}
     if changed.direction is Direction.REVERSE:
         refused = await quarantine.count(monolith)
@@ -111,6 +112,8 @@ async def complete(monolith: Session, service: Session, changed: OwnerChange) ->
         last_validation=last,
         quarantined=sum(refused.values()),
         notes=(*changed.notes, *quarantine.describe(refused)),
+        # A sync that follows the owner is away for a moment just then.
+        is_syncing=changed.is_syncing or bool(at_work.is_at_work),
     )
 
 

@@ -20,7 +20,7 @@ from rich.cells import cell_len
 from ordermigrate import cli, console, db, migration, sides
 from ordermigrate.config import Config
 from ordermigrate.demo import binaries, databases, reckoning, story
-from ordermigrate.demo.traffic import Traffic
+from ordermigrate.demo.traffic import WRITERS, Traffic
 from ordermigrate.errors import OrdermigrateError
 from ordermigrate.model import Side
 from ordermigrate.outcomes import SyncResult
@@ -54,8 +54,15 @@ STEPS = (
     "ERROR:  public.orders is fenced: the monolith owns it\n",
     "8. Mend it, and prove again",
     "$ ordermigrate validate --repair\n",
-    "9. Every write, counted",
-    "10. What you have seen",
+    "9. Reads go over first",
+    "ordermigrate traffic $share",
+    "10. Cutover: the service becomes the owner",
+    "$ ordermigrate cutover\n",
+    "11. Rollback: the monolith has them back",
+    "$ ordermigrate rollback\n",
+    "12. Cutover again",
+    "13. Every write, counted",
+    "14. What you have seen",
 )
 # One sample of backlog and lag: when, how many, how old.
 SAMPLE = re.compile(r"^ +[\d.]+ s  backlog +([\d,]+)  lag +([\d.]+) s$", re.MULTILINE)
@@ -118,7 +125,28 @@ def test_the_demo_tells_the_whole_story_as_plain_text_and_leaves_nothing(
     assert re.search(r"^Equal: [\d,]+ orders", done.stdout, re.MULTILINE)
     assert re.search(r"^Repaired: 1 row. Equal again: [\d,]+ orders", done.stdout, re.MULTILINE)
     assert_traffic_never_stopped(done.stdout)
+    assert_the_writers_followed_the_owner(done.stdout)
     assert_nothing_is_left(temporary)
+
+
+def assert_the_writers_followed_the_owner(told: str) -> None:
+    """All of them were refused once for each change, and both clocks tell the same pause."""
+    changes = re.findall(
+        r"^  pause +(\d+) ms at the most .*', (\d+) ms without an acknowledged write\n"
+        r"  refused +(\d+) writes by the (\w+), all done on the (\w+) then$",
+        re.sub(r"\n {10,}", " ", told),
+        re.MULTILINE,
+    )
+    assert [(refused, was, now) for _, _, refused, was, now in changes] == [
+        (str(WRITERS), "monolith", "service"),
+        (str(WRITERS), "service", "monolith"),
+        (str(WRITERS), "monolith", "service"),
+    ]
+    assert all(int(pause) > 0 for pause, *_ in changes)
+    # Writers that nobody has stopped have hundreds of writes acknowledged in that time.
+    assert all(int(pause) <= 2 * int(silence) for pause, silence, *_ in changes), changes
+    readers = re.findall(r"([\d,]+) of 1,000 users read from the service", told)
+    assert [int(count.replace(",", "")) for count in readers] == [39, 226, 1000, 0]
 
 
 def assert_traffic_never_stopped(told: str) -> None:
@@ -136,8 +164,13 @@ def assert_traffic_never_stopped(told: str) -> None:
     )
     assert acknowledged is not None
     assert int(acknowledged[1].replace(",", "")) > sum(int(each.replace(",", "")) for each in parts)
-    assert re.search(r"^  lost +0$", told, re.MULTILINE)
-    assert re.search(r"^  orders +([\d,]+) on the service: .* deleted$", told, re.MULTILINE)
+    orders = re.search(r"^  orders +([\d,]+): .* deleted$", told, re.MULTILINE)
+    assert orders is not None
+    for side in ("service", "monolith"):
+        assert re.search(rf"^  {side} +0 lost; {orders[1]} orders$", told, re.MULTILINE)
+    since = re.findall(r"^  since then +([\d,]+) writes acknowledged", told, re.MULTILINE)
+    assert len(since) == 3
+    assert all(int(each.replace(",", "")) > 50 for each in since), since
 
 
 async def test_a_demo_that_loses_a_write_fails(
@@ -166,7 +199,8 @@ async def test_a_demo_that_loses_a_write_fails(
     with pytest.raises(OrdermigrateError, match="The last write to 1 order is not on the service"):
         await story.tell(300, lent, console.PlainReporter)
     told = capsys.readouterr().out
-    assert re.search(r"^  lost +1$", told, re.MULTILINE)
+    assert re.search(r"^  service +1 lost; ", told, re.MULTILINE)
+    assert re.search(r"^  monolith +0 lost; ", told, re.MULTILINE)
     assert re.search(
         r"^  [0-9a-f-]{36}: \w+ by write app-\S+ was acknowledged, no order", told, re.MULTILINE
     )
@@ -175,7 +209,7 @@ async def test_a_demo_that_loses_a_write_fails(
 
 async def test_the_demo_sees_each_way_in_which_a_write_can_be_lost(make_hub: MakeHub) -> None:
     hub = make_hub(users=3, orders=9)
-    traffic = Traffic(hub.monolith, 3, rate=2000.0)
+    traffic = Traffic({Side.MONOLITH: hub.monolith, Side.SERVICE: hub.service}, 3, rate=2000.0)
     writing = asyncio.create_task(traffic.run())
     await traffic.begin()
     while traffic.deleted < 3:  # noqa: ASYNC110  nobody would tell
@@ -265,13 +299,16 @@ def test_a_kept_demo_lets_one_look_around_until_it_is_interrupted(
                     break
             monolith, service = dsns
             status = run_cli("status", "--json", monolith=monolith, service=service)
-            assert status.json["phase"] == "syncing"
+            assert (status.json["phase"], status.json["owner"]) == ("cut_over", "service")
             assert status.json["last_validation"]["verdict"] == "equal"
-            # The writers are back, and it is for the reader to bring what they write.
+            # The writers are back, and it is for the reader to bring what they write, or to
+            # take the orders back.
             assert_orders_differ(monolith, service)
-            for command in (("sync", "--until-caught-up"), ("validate", "--checksums")):
+            commands = (("sync", "--until-caught-up"), ("validate", "--checksums"), ("rollback",))
+            for command in commands:
                 done = run_cli(*command, "--json", monolith=monolith, service=service)
                 assert done.exit_code == 0, done.stderr
+            assert_orders_differ(monolith, service)
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 0
         finally:
@@ -280,7 +317,7 @@ def test_a_kept_demo_lets_one_look_around_until_it_is_interrupted(
 
 
 def assert_orders_differ(monolith: str, service: str) -> None:
-    """Somebody writes to the monolith, and nobody brings it to the service."""
+    """Somebody writes to the owner, and nobody brings it to the other side."""
     query = "SELECT count(*), max(updated_at)::text FROM public.orders"
     deadline = time.monotonic() + 20
     while execute(monolith, query) == execute(service, query):
@@ -295,6 +332,7 @@ def assert_orders_differ(monolith: str, service: str) -> None:
         ("index_started", signal.SIGTERM),
         ("following", signal.SIGTERM),
         ("check_started", signal.SIGINT),
+        ("frozen", signal.SIGTERM),
     ],
 )
 def test_an_interrupted_demo_leaves_nothing(

@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 
+from ordermigrate import ledger, quarantine, settling
+from ordermigrate.errors import Unavailable
 from tests.acceptance.fix_running import bring_up, catch_up, show_status, succeed
 from tests.fix_pairs import MakePair, Pair, assert_refused
 from tests.fix_postgres import execute
@@ -45,6 +49,23 @@ def test_rows_since_a_moment_come_back_and_the_monolith_owns_them(opened: Pair) 
     catch_up(opened)
     opened.validate()
     assert show_status(opened)["owner"] == "monolith"
+
+
+@pytest.mark.parametrize(
+    ("module", "function"),
+    [(ledger, "change_phase"), (quarantine, "install"), (settling, "arm"), (settling, "settle")],
+)
+def test_a_rollback_by_a_moment_that_was_cut_off_goes_on(
+    opened: Pair, module: ModuleType, function: str
+) -> None:
+    async def cut_off(*_: object, **__: object) -> None:
+        raise Unavailable("The network is gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, function, cut_off)
+        assert opened.run("rollback", "--since", SINCE).exit_code == 5
+    assert succeed(opened, "rollback", "--since", SINCE, "--json").json["owner"] == "monolith"
+    assert opened.compare()
 
 
 def test_what_a_moment_does_not_see_keeps_the_owner_where_it_is(opened: Pair) -> None:

@@ -12,6 +12,7 @@ from ordermigrate.cli import options
 from ordermigrate.config import Config
 from ordermigrate.errors import EXIT_OK, EXIT_QUARANTINED
 from ordermigrate.outcomes import OwnerChange, Retry
+from ordermigrate.phases import NextStep
 from ordermigrate.quarantine import Quarantined
 
 MAX_LISTED = 20
@@ -92,7 +93,7 @@ def describe_key(each: Quarantined) -> str:
 def show(command: str, config: Config, done: OwnerChange, *, is_json: bool) -> int:
     """Print what was done, or would be, and return the exit code."""
     code = EXIT_QUARANTINED if done.quarantined else EXIT_OK
-    steps = outcomes.find_next_steps(done.phase, done.last_validation)
+    steps = _find_next_steps(command, done)
     document = options.make_document(
         command,
         done.outcome,
@@ -127,3 +128,10 @@ def show(command: str, config: Config, done: OwnerChange, *, is_json: bool) -> i
     console.show_lines(lines)
     console.show_next_steps(steps)
     return code
+
+
+def _find_next_steps(command: str, done: OwnerChange) -> list[NextStep]:
+    """Say what comes next: after a look at open gates, what was looked at."""
+    if done.outcome == "planned" and done.gates and all(gate.is_open for gate in done.gates):
+        return [NextStep(f"ordermigrate {command}", "every gate is open")]
+    return outcomes.find_next_steps(done.phase, done.last_validation, is_syncing=done.is_syncing)

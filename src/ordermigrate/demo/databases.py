@@ -58,6 +58,11 @@ class Databases:
     identities: Mapping[Side, Identity]
     seconds: float
 
+    @property
+    def writers_dsns(self) -> Mapping[Side, str]:
+        """How an application reaches them."""
+        return {side: self.config.dsn(side) for side in Side}
+
 
 def make_config(dsns: Mapping[Side, str]) -> Config:
     """Return the family's own configuration, with these databases and the demo's limits."""

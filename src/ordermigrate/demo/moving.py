@@ -30,7 +30,7 @@ async def begin_traffic(scene: Scene) -> None:
     await asyncio.sleep(_BEFORE_SECONDS)
     adopted = len(traffic.adopted)
     narrator.say(
-        f"From now to the end, {WRITERS} writers are the monolith's application: they place",
+        f"From now to the end, {WRITERS} writers are the application: they place",
         "orders, move them on, cancel some, now and then delete one"
         + (f"; {adopted:,} old ones are among them." if adopted else "."),
         "What the database acknowledges to them is remembered.",
@@ -58,7 +58,6 @@ async def copy(scene: Scene) -> None:
         message = "a copy without rows"
         raise AssertionError(message)
     load = listener.rows
-    scene.bytes, scene.copy_seconds = load.bytes, done.seconds
     narrator.figures(
         {
             "rows": f"{load.rows:,} in {meters.format_seconds(load.seconds)}, "
@@ -74,7 +73,7 @@ async def copy(scene: Scene) -> None:
 async def follow(scene: Scene) -> None:
     """Keep the service in step from `scene.may_follow` to `scene.is_synced`, beside the rest."""
     await scene.may_follow.wait()
-    scene.synced = await migration.sync(scene.databases.config, scene.aside, scene.is_synced)
+    await migration.sync(scene.databases.config, scene.aside, scene.is_synced)
     scene.has_synced.set()
 
 
@@ -96,19 +95,19 @@ async def watch_sync(scene: Scene) -> None:
     narrator.command("ordermigrate sync")
     monolith = await scene.open(Side.MONOLITH)
     try:
-        took = await _watch(scene, monolith, await change_logs.read_all(monolith))
+        took, lag = await _watch(scene, monolith, await change_logs.read_all(monolith))
     finally:
         await monolith.close()
     narrator.say(
         f"In step after {meters.format_seconds(took)}; since then, whenever we looked,",
-        f"{meters.format_seconds(scene.lag_seconds)} behind at the most. It goes on beside us.",
+        f"{meters.format_seconds(lag)} behind at the most. It goes on beside us, to the end.",
     )
     narrator.figures({"meanwhile": scene.describe_traffic()})
 
 
-async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> float:
-    """Show a row now and then, and return after how many seconds the service was in step."""
-    began = time.monotonic()
+async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> tuple[float, float]:
+    """Show a row now and then; return when the service was in step, and its longest lag since."""
+    began, longest = time.monotonic(), 0.0
     took: float | None = None
     before: float | None = None
     due, pause, rows_in_step = 0.0, _ROW_SECONDS, 0
@@ -124,7 +123,7 @@ async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> floa
                 took, due, pause = passed, passed, _ROW_SECONDS
             before = lag
             if took is not None:
-                scene.lag_seconds = max(scene.lag_seconds, lag)
+                longest = max(longest, lag)
             elif passed > _PATIENCE_SECONDS:
                 raise _explain_delay(backlog, passed)
             move(said)
@@ -134,12 +133,12 @@ async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> floa
                 due = passed + pause
                 pause = min(pause * 1.5, _LONGEST_PAUSE) if took is None else _ROW_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
-    return took or 0.0
+    return took or 0.0, longest
 
 
-async def measure(monolith: Session, logs: list[ChangeLog]) -> tuple[int, float]:
+async def measure(owner: Session, logs: list[ChangeLog]) -> tuple[int, float]:
     """Return backlog and lag in seconds, by the same means as `ordermigrate status`."""
-    waiting = await change_logs.measure(monolith, logs)
+    waiting = await change_logs.measure(owner, logs)
     return (
         sum(each.changes for each in waiting),
         max((each.age_seconds or 0.0 for each in waiting), default=0.0),

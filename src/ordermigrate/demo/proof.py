@@ -7,11 +7,10 @@ import psycopg
 from ordermigrate import console, meters, sides
 from ordermigrate.control import Session
 from ordermigrate.demo.scene import Scene, count_orders, count_rows, describe
+from ordermigrate.demo.traffic import FENCED
 from ordermigrate.errors import OrdermigrateError
 from ordermigrate.model import Side
 from ordermigrate.outcomes import Validation
-
-FENCED = "OM001"
 
 
 async def prove(scene: Scene) -> None:
@@ -26,7 +25,6 @@ async def prove(scene: Scene) -> None:
     )
     done = await scene.validate()
     require(done, None)
-    scene.proof_seconds = done.verdict.seconds
     console.show_verdict(describe(done))
     narrator.say(
         f"Equal: {count_orders(count_rows(done))}, every column,",

@@ -15,7 +15,7 @@ from ordermigrate.demo.narrator import Narrator
 from ordermigrate.demo.traffic import Traffic
 from ordermigrate.digest import Algorithm
 from ordermigrate.model import Side
-from ordermigrate.outcomes import SyncResult, Validation
+from ordermigrate.outcomes import Validation
 from ordermigrate.progress import Event, Reporter
 
 USERS = 1000
@@ -32,7 +32,9 @@ class Scene:
         aside: Whom sync tells, behind all the others: it may not draw on the screen.
         may_follow: Set it to have sync begin.
         is_synced: Set it to have sync end.
-        synced: What sync has done, once it has ended.
+        has_synced: Is set when it has.
+        pauses: For each change of owner, for how long no side took a write, by the command's own
+            clock; and the longest time in which the writers had nothing acknowledged.
 
     """
 
@@ -45,11 +47,7 @@ class Scene:
     may_follow: asyncio.Event = field(default_factory=asyncio.Event)
     is_synced: asyncio.Event = field(default_factory=asyncio.Event)
     has_synced: asyncio.Event = field(default_factory=asyncio.Event)
-    synced: SyncResult | None = None
-    bytes: int = 0
-    copy_seconds: float = 0.0
-    lag_seconds: float = 0.0
-    proof_seconds: float = 0.0
+    pauses: list[tuple[float, float]] = field(default_factory=list)
 
     async def open(self, side: Side) -> Session:
         """Open a session on one side."""
@@ -82,6 +80,11 @@ class Scene:
         )
 
 
+# The tables tell of checks, and of rounds there is a part of the story; what a change of owner
+# leaves for later is told by `ordermigrate status`.
+_UNTOLD = (progress.CheckFinished, progress.RoundApplied, progress.Settled)
+
+
 class Listener:
     """Passes events on, and keeps what the story wants to tell afterwards."""
 
@@ -96,8 +99,7 @@ class Listener:
             self.rows = event
         if isinstance(event, progress.IndexBuilt):
             self.built += 1
-        # The tables tell of checks, and of rounds there is a part of the story.
-        if not isinstance(event, progress.CheckFinished | progress.RoundApplied):
+        if not isinstance(event, _UNTOLD):
             self._reporter.report(event)
 
 
@@ -121,6 +123,7 @@ def format_moment(seconds: float) -> str:
 def describe(done: Validation) -> dict[str, Any]:
     """Return a validation as the screen's tables take it."""
     return {
+        "owner": done.owner,
         "tables": [outcomes.describe_table(each) for each in done.verdict.tables],
         "notes": list(done.verdict.notes),
     }

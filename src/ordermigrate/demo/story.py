@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from ordermigrate import db, meters, queries
-from ordermigrate.demo import moving, proof, reckoning
+from ordermigrate.demo import changing, moving, proof, reckoning
 from ordermigrate.demo.databases import (
     FAMILY,
     VARIABLES,
@@ -62,12 +62,13 @@ async def tell(
     narrator.say(
         "A monolith keeps its orders in a PostgreSQL database. A new order service is to have",
         "them in a database of its own. This demo moves them, on two real servers, while the",
-        "application goes on writing, and proves that nothing was lost or changed.",
+        "application goes on writing, makes the service their owner, takes that back, and does it",
+        "again; and proves that nothing was lost or changed.",
     )
     narrator.step("Two PostgreSQL servers")
     try:
         async with open_databases(lent) as databases:
-            traffic = Traffic(databases.config.dsn(Side.MONOLITH), USERS)
+            traffic = Traffic(databases.writers_dsns, USERS)
             scene = Scene(narrator, listen, aside or Silence(), databases, rows, traffic)
             _introduce(scene)
             await _fill(scene)
@@ -93,6 +94,10 @@ async def _keep_in_step(scene: Scene) -> None:
     await moving.watch_sync(scene)
     await proof.prove(scene)
     await proof.fool(scene)
+    await changing.lead_reads(scene)
+    await changing.cut_over(scene)
+    await changing.roll_back(scene)
+    await changing.cut_over_again(scene)
     await reckoning.reckon(scene)
 
 
@@ -180,9 +185,10 @@ async def _wait_for_the_end(scene: Scene) -> None:
     narrator = scene.narrator
     narrator.step("Look around")
     narrator.say(
-        f"The writers are back, gently: {_GENTLE_WRITES_PER_SECOND:g} writes a second. Nobody",
-        "applies them now; that is yours to do. Both databases stay until you press Ctrl-C.",
-        "In another terminal:",
+        "The service owns the orders. The writers are back there, gently:",
+        f"{_GENTLE_WRITES_PER_SECOND:g} writes a second. Nobody brings them to the monolith now;",
+        "that is yours to do, or to take the orders back: the writers follow their owner. Both",
+        "databases stay until you press Ctrl-C. In another terminal:",
     )
     narrator.verbatim(
         *(
@@ -193,11 +199,15 @@ async def _wait_for_the_end(scene: Scene) -> None:
         "ordermigrate status",
         "ordermigrate sync --until-caught-up",
         "ordermigrate validate --checksums",
+        "ordermigrate rollback --dry-run",
+        "ordermigrate rollback",
+        "ordermigrate cutover",
     )
     if scene.databases.are_lent:
         narrator.say("(Passwords are left out: these servers are yours.)")
-    dsn = scene.databases.config.dsn(Side.MONOLITH)
-    traffic = Traffic(dsn, USERS, _GENTLE_WRITES_PER_SECOND)
+    traffic = Traffic(
+        scene.databases.writers_dsns, USERS, _GENTLE_WRITES_PER_SECOND, owner=Side.SERVICE
+    )
     task = asyncio.current_task()
     with contextlib.suppress(asyncio.CancelledError):
         await traffic.run()
