@@ -445,6 +445,10 @@ def show_status(document: dict[str, Any]) -> None:
         )
 
 
+def _noun(count: int) -> str:
+    return "statement" if count == 1 else "statements"
+
+
 def _add_sync(head: Table, document: dict[str, Any]) -> None:
     backlog, lag = document["backlog"], document["lag_seconds"]
     running = "sync is at work" if document["is_syncing"] else "sync is not running"
@@ -461,7 +465,7 @@ def _add_sync(head: Table, document: dict[str, Any]) -> None:
         )
     refused = document["refused_writes"]
     fences = ", ".join(f"{side} {state}" for side, state in document["fences"].items())
-    head.add_row("fences", fences + (f"; {refused:,} statements refused" if refused else ""))
+    head.add_row("fences", fences + (f"; {refused:,} {_noun(refused)} refused" if refused else ""))
     for gap in document["capture_gaps"]:
         head.add_row("capture", f"[bold red]{escape(gap)}[/]")
 

@@ -57,7 +57,7 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 name=sql.Identifier(trigger.name),
             )
             done.append(
-                f"trigger {trigger.name} on {table.name} is off until this side owns the tables"
+                f"trigger {trigger.name} on {table.name} is off until the {target.side} owns it"
             )
         for key in table.foreign_keys_by_scope(family)["within"]:
             await ledger.record_object(
@@ -67,7 +67,7 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
                 "indexes", "drop_constraint", table=table.name.sql, name=sql.Identifier(key.name)
             )
             done.append(
-                f"foreign key {key.name} on {table.name} is off until this side owns the tables"
+                f"foreign key {key.name} on {table.name} is off until the {target.side} owns it"
             )
     return done
 

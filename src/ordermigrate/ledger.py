@@ -509,6 +509,11 @@ async def read_last_validation(
     )
 
 
+async def read_voidings(service: Session) -> list[str]:
+    """Return what has made the newest validation void since it looked."""
+    return [row.reason for row in await service.fetch_all("ledger", "read_voidings")]
+
+
 async def void_validations(service: Session, reason: str) -> None:
     """Let no validation count any more that has looked before now, be it on record or not yet."""
     await service.fetch_all("ledger", "void_validations", reason)

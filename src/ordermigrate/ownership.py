@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from psycopg import sql
 
-from ordermigrate import capture, catalog, change_logs, fence, indexes, ledger, locks, queries
+from ordermigrate import capture, catalog, fence, indexes, ledger, locks, queries
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.model import OwnTrigger, Table, TableMap
@@ -41,12 +41,8 @@ async def arm(
     """
     done: list[str] = []
     triggers = await catalog.read_own_triggers(session)
-    missing = await change_logs.find_missing(session, [each.name for each in tables])
     # A cold side without a key cannot become hot, and a gate of the cutover says so.
-    is_possible = mends_capture if is_hot else all(table.primary_key for table in tables)
-    if not is_possible:
-        pass
-    elif missing or capture.find_gaps(tables, triggers, is_on=is_hot):
+    if mends_capture if is_hot else all(table.primary_key for table in tables):
         done += await capture.install(session, tables, triggers, is_on=is_hot)
         triggers = await catalog.read_own_triggers(session)
     if fence.find_gaps(tables, triggers, is_on=not is_hot):

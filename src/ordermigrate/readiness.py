@@ -20,6 +20,7 @@ from ordermigrate import (
     quarantine,
     queries,
     reversing,
+    rounds,
     sequences,
 )
 from ordermigrate.config import Config
@@ -123,8 +124,12 @@ async def _see_validation(scene: Scene) -> str:
         )
     else:
         return f"both sides were equal {last.age_seconds / 60:.0f} min ago, by {last.algorithm}"
-    is_sound = last is not None and not last.is_void and last.verdict == "equal"
-    if scene.direction is Direction.REVERSE and is_sound:
+    is_sound = last is not None and last.verdict == "equal"
+    if is_sound and scene.direction is Direction.REVERSE:
+        # That a server has failed over closes no way back: had it lost what the other side has, no
+        # round would have been taken since.
+        is_sound = not set(await ledger.read_voidings(scene.service)) - {rounds.TIMELINE_CHANGED}
+    if is_sound and scene.direction is Direction.REVERSE:
         # The way back stays open: since that proof, rounds have verified each row that they wrote.
         return f"{said}, which is enough on the way back"
     raise _shut(f"{said} (run `ordermigrate validate --checksums`)")

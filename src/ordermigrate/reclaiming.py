@@ -50,6 +50,8 @@ from ordermigrate.progress import Reclaimed, Reporter
 from ordermigrate.sync import Tally
 
 _CHAIN = (Phase.COPYING, Phase.COPIED, Phase.SYNCING, Phase.CUT_OVER)
+# A time without a zone may be one of a place where the clock is behind ours, a date begins the day.
+_SLACK = {"timestamp without time zone": "12 hours", "date": "36 hours"}
 _BLIND = (
     "a moment does not see rows that were changed without their columns being set, or by "
     "transactions that began before it; all rows are compared before the owner changes"
@@ -167,9 +169,18 @@ def _since(table: TableMap, *, is_source: bool) -> tuple[tuple[str, ...], sql.Co
     columns = tuple(dict.fromkeys(names))
     if not columns:
         return (), sql.SQL("$1::timestamptz IS NOT NULL")
+    here = table.source if is_source else table.target
     return columns, sql.SQL(" OR ").join(
-        sql.SQL("{} >= $1::timestamptz").format(sql.Identifier("t", name)) for name in columns
+        sql.SQL("{} >= $1::timestamptz - interval {}").format(
+            sql.Identifier("t", name), sql.Literal(_SLACK.get(_type_of(here, name), "0 hours"))
+        )
+        for name in columns
     )
+
+
+def _type_of(table: Table, name: str) -> str:
+    column = table.column(name)
+    return "" if column is None else column.base_type
 
 
 async def _count(session: Session, table: TableMap, side: Side, moment: datetime) -> Counted:
@@ -185,12 +196,16 @@ async def _count(session: Session, table: TableMap, side: Side, moment: datetime
 
 
 def _require_unwritten(there: Sequence[Counted], moment: datetime) -> None:
-    written = [each for each in there if each.rows and each.columns]
-    if written:
-        said = [f"{each.rows:,} of {each.table}" for each in written]
+    said = [
+        f"{each.rows:,} of {each.table}"
+        + ("" if each.columns else ", which has no column that tells, were perhaps")
+        for each in there
+        if each.rows
+    ]
+    if said:
         raise Refused(
-            f"The monolith has rows that were created or changed since {moment.isoformat()}: "
-            + ", ".join(said),
+            f"The monolith has rows that were created or changed since {moment.isoformat()}, or "
+            f"may have been (times without a zone count from 12 hours before): {', '.join(said)}",
             wanted="A monolith to which nobody has written since the service was opened: its own "
             "writes would be overwritten or removed",
             todo="Give a moment after its last write, if all of the service's are later; look at "

@@ -57,6 +57,7 @@ GONE_BACK = (
     "and `ordermigrate validate --checksums --repair` then finds and mends them all; or begin anew "
     "with `ordermigrate copy --restart`"
 )
+TIMELINE_CHANGED = "a server's timeline has changed: a failover or a restore"
 _T = TypeVar("_T")
 # Forget old rounds' records every so many.
 _TIDY_EVERY = 500
@@ -271,9 +272,7 @@ async def _run(
         exported = await source.fetch_one("rounds", "export_snapshot")
         await before_commit(exported["name"])
     if is_new:
-        await line.ledger.fetch_one(
-            "ledger", "void_validations", "a server's timeline has changed: a failover or a restore"
-        )
+        await line.ledger.fetch_one("ledger", "void_validations", TIMELINE_CHANGED)
     done = Round(
         number,
         taken,

@@ -16,8 +16,9 @@ from ordermigrate.outcomes import OwnerChange
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Reporter, TakenBack
 
-# Past the epoch that the service may have reached by a commit that nobody has heard of.
-_EPOCHS_AHEAD = 2
+# Past any epoch that the service may have reached by commits that the monolith has not heard of: it
+# may have let go, and taken back, and the monolith was not told.
+_EPOCHS_AHEAD = 3
 
 
 async def seize(config: Config, reporter: Reporter, *, is_dry_run: bool) -> OwnerChange:

@@ -606,7 +606,8 @@ def test_a_partition_attached_later_is_captured_always(make_pair: MakePair) -> N
     rows = pair.on_monolith(
         "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'public.later'::regclass"
     )
-    assert rows == [("ordermigrate_capture_row", "A")]
+    # The fence comes with it, too, and stands by.
+    assert rows == [("ordermigrate_capture_row", "A"), ("ordermigrate_fence_row", "D")]
     pair.on_monolith(
         "SET session_replication_role = replica;"
         "UPDATE public.later SET word = 'c' WHERE id = 100; DELETE FROM public.later WHERE id = 101"

@@ -475,6 +475,19 @@ WHERE $1::bigint IS NULL OR v.validation_id = $1::bigint
 ORDER BY v.validation_id DESC
 LIMIT 1;
 
+-- name: read_voidings
+-- What has made the newest validation void since it looked.
+SELECT voiding.reason
+FROM ordermigrate.voiding AS voiding
+WHERE
+    voiding.voiding_id > (
+        SELECT v.voidings_before
+        FROM ordermigrate.validation AS v
+        ORDER BY v.validation_id DESC
+        LIMIT 1
+    )
+ORDER BY voiding.voiding_id;
+
 -- name: void_validations
 -- What was proved before does not count any more, nor what is being proved.
 -- $1: why.
