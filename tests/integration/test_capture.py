@@ -604,7 +604,8 @@ def test_a_partition_attached_later_is_captured_always(make_pair: MakePair) -> N
     pair.copy()
     pair.on_monolith(LATER)
     rows = pair.on_monolith(
-        "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'public.later'::regclass"
+        "SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'public.later'::regclass "
+        "ORDER BY 1"
     )
     # The fence comes with it, too, and stands by.
     assert rows == [("ordermigrate_capture_row", "A"), ("ordermigrate_fence_row", "D")]
