@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from psycopg import sql
 
-from ordermigrate import catalog, db, indexes, ledger, sides, traces, traffic
+from ordermigrate import catalog, db, indexes, ledger, quarantine, sides, traces, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -26,6 +26,8 @@ async def cancel(
 ) -> Cancellation:
     """Remove the migration; see `migration.cancel`."""
     async with db.open_pair(config, "cancel") as (monolith, service):
+        if not is_dry_run:  # before the rows are read: another command may be changing them
+            await ledger.take_operator_lock(service)
         one, other = await sides.read(monolith), await sides.read(service)
         if one is None and other is None:
             return Cancellation(None, (), is_dry_run)
@@ -36,13 +38,11 @@ async def cancel(
             await _require_unused_service(one, other, (monolith, service))
         if one is not None and other is None:
             await sides.read_both(monolith, service)  # raises: the service is another database
-        if not is_dry_run:
-            await ledger.take_operator_lock(service)
         steps = await _plan(config, monolith, service, is_dropping=is_dropping)
         if is_dry_run:
             return Cancellation(run, tuple(steps), is_dry_run=True)
         if other is not None:
-            await _begin(config, service, is_dropping=is_dropping)
+            await _begin(config, service, other, is_dropping=is_dropping)
         if one is not None:
             steps += await _clear(monolith)
         if other is not None:
@@ -63,6 +63,13 @@ async def _require_unused_service(
     if one is not None:  # otherwise reads cannot be led back any more
         sides.find_direction(one, other)  # raises where nobody owns the tables: first one has to
         await traffic.require_none(sessions)
+        if refused := await quarantine.count(sessions[0]):
+            raise Refused(
+                f"Rows that the monolith has refused are in quarantine there: {refused}",
+                wanted="Nothing that only the migration knows of",
+                todo="Run `ordermigrate rollback --retry-quarantine` when their cause is gone, or "
+                "`ordermigrate rollback --discard-quarantine`",
+            )
 
 
 async def _plan(
@@ -117,11 +124,21 @@ async def _drop_tables(service: Session, tables: Sequence[Table]) -> None:
         await service.run(sql.SQL("DROP TABLE {}").format(names).as_string(None))
 
 
-async def _begin(config: Config, service: Session, *, is_dropping: bool) -> None:
-    """Say that the cancellation has begun, after seeing that nothing outside is in its way."""
+async def _begin(
+    config: Config, service: Session, row: sides.SideRow, *, is_dropping: bool
+) -> None:
+    """Say that the cancellation has begun, after seeing that nothing outside is in its way.
+
+    From then on no change of owner can begin, and none is under way: the row says so.
+    """
     if is_dropping:
         await _require_droppable(config, service)
-    await sides.note_intent(service, sides.CANCELLING)
+    if not await sides.begin_cancelling(service, row):
+        raise Refused(
+            "The service's row has changed meanwhile: its owner is changing, or has changed",
+            wanted="A migration in which the monolith is the owner, and stays so",
+            todo="See `ordermigrate status`",
+        )
 
 
 class _Tried(Exception):

@@ -40,6 +40,8 @@ class Change:
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     notes: list[str] = field(default_factory=list)
     has_standbys: bool = False
+    # Until when the writers may wait, by the monotonic clock; known once they do.
+    end: float = 0.0
     # Our triggers as the change has left them, on each side.
     switched: dict[Side, list[OwnTrigger]] = field(default_factory=dict)
 

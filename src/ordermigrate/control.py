@@ -82,10 +82,16 @@ class Session:
 
         One that has failed answers COMMIT with ROLLBACK, and that is no error.
         """
-        async with asyncio.timeout(self._timeout_seconds):
+        task = asyncio.ensure_future(self._connection.execute("COMMIT"))
+        try:
             with translated(self.side):
-                cursor = await self._connection.execute("COMMIT")
-        return cursor.statusmessage == "COMMIT"
+                return (await asyncio.shield(task)).statusmessage == "COMMIT"
+        except asyncio.CancelledError:
+            # Whoever does not wait any longer is not to wait for an answer to a request to cancel.
+            self.abort()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
 
     async def run_long(self, statement: str, /, *values: object) -> list[Any]:
         """Run a statement that may take hours, as long as its backend is seen to be alive.

@@ -139,6 +139,8 @@ async def _change(
     await _drain(footing, tally, reporter)
     # Whoever else runs rounds waits until the owner has changed, and then finds that it has.
     await line.target.fetch_one("rounds", "hold_turn")
+    # What was proved may have become void since, by a round of ours or of another sync.
+    readiness.require_open([await readiness.look_at_proof(scene)], direction)
     pause = await handover.hand_over(change, line, footing.cold)
     with contextlib.suppress(Exception):  # it goes with the session, too, as where that failed
         await line.target.fetch_one("rounds", "release_turn")

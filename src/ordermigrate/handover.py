@@ -63,7 +63,7 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
                 wanted="A moment in which nobody writes to the tables",
                 todo=failed.todo or "Try again",
             ) from failed
-        end = began + change.max_pause_seconds
+        end = change.end = began + change.max_pause_seconds
         try:
             async with asyncio.timeout(max(0.0, end - time.monotonic())):
                 let_go, taken = await _fill(change, line, freezer, taker, book, pairs, sessions)

@@ -509,6 +509,11 @@ async def read_last_validation(
     )
 
 
+async def is_reclaiming(service: Session) -> bool:
+    """Whether the migration was begun by a rollback by time, of which no round has led back yet."""
+    return bool((await service.fetch_one("ledger", "is_reclaiming")).is_reclaiming)
+
+
 async def read_voidings(service: Session) -> list[str]:
     """Return what has made the newest validation void since it looked."""
     return [row.reason for row in await service.fetch_all("ledger", "read_voidings")]

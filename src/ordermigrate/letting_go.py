@@ -27,9 +27,7 @@ STANDBY_SECONDS = 1.0
 
 async def warm(change: Change, freezer: Session, pairs: list[SequencePair]) -> None:
     """Have a new backend read beforehand what it will need while writers wait."""
-    # If this process dies without a word, the server lets the writers go.
-    limit = str(max(1, round(change.max_pause_seconds * 1000)))
-    await freezer.fetch_all("letting_go", "limit_freeze", limit)
+    await _limit_silence(freezer, change.max_pause_seconds)
     seen = await freezer.fetch_one("letting_go", "measure_standbys", "0/0")
     change.has_standbys = seen.standbys > 0
     await sequences.read_values(freezer, pairs)
@@ -37,10 +35,18 @@ async def warm(change: Change, freezer: Session, pairs: list[SequencePair]) -> N
     await sides.read(freezer)
 
 
+async def _limit_silence(freezer: Session, seconds: float) -> None:
+    """Let the server let the writers go when this process says nothing more for so long."""
+    limit = str(max(1, round(seconds * 1000)))
+    await freezer.fetch_all("letting_go", "limit_freeze", limit)
+
+
 async def prepare(
     change: Change, freezer: Session, pairs: list[SequencePair]
 ) -> tuple[Transaction, dict[int, int | None]]:
     """Switch the source's triggers, in the transaction that keeps writers out."""
+    # Each statement begins the time anew; so from here on it is what is left of the pause.
+    await _limit_silence(freezer, change.end - time.monotonic())
     values = await sequences.read_values(freezer, pairs)
     change.switched[freezer.side] = await ownership.switch(
         freezer, change.source.tables, change.source.triggers, is_hot=False
@@ -50,6 +56,7 @@ async def prepare(
 
 async def give_up(change: Change, freezer: Session, number: int, intent: str) -> None:
     """Change the side row, in the transaction that keeps writers out."""
+    await _limit_silence(freezer, change.end - time.monotonic())
     row = await freezer.fetch_one("sides", "give_up", change.run, change.epoch, number, intent)
     if row is None:
         raise Undone(f"The {freezer.side} is not the owner in epoch {change.epoch} any more")
@@ -62,19 +69,20 @@ async def see_standbys(change: Change, freezer: Session, end: float) -> None:
     """
     if not change.has_standbys:
         return
-    session = freezer
     limit = min(STANDBY_SECONDS, max(0.0, end - time.monotonic()))
     until = time.monotonic() + limit
     try:
-        position = await write_ahead_log.read_position(session)
-        while True:
-            row = await session.fetch_one("letting_go", "measure_standbys", position)
-            if row.standbys == row.flushed:
-                return
-            if row.hidden == row.standbys or time.monotonic() >= until:
-                break
-            await asyncio.sleep(LOOK_SECONDS)
-    except OrdermigrateError:
+        # An answer that does not come must not keep the other side from taking over.
+        async with asyncio.timeout(limit + LOOK_SECONDS):
+            position = await write_ahead_log.read_position(freezer)
+            while True:
+                row = await freezer.fetch_one("letting_go", "measure_standbys", position)
+                if row.standbys == row.flushed:
+                    return
+                if row.hidden == row.standbys or time.monotonic() >= until:
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+    except (OrdermigrateError, TimeoutError):
         change.notes.append(
             f"whether the {change.direction.source}'s standbys know that it has let go was not seen"
         )

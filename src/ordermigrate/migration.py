@@ -442,7 +442,9 @@ async def rollback(
             accepts_loss=accepts_loss,
         )
     if accepts_loss:
-        return await seizing.seize(config, reporter, is_dry_run=is_dry_run)
+        # One that was cut off goes back to the service, where it is the monolith that is lost.
+        side = Side.SERVICE if is_aborting else Side.MONOLITH
+        return await seizing.seize(config, reporter, side=side, is_dry_run=is_dry_run)
     return await changing.change_owner(
         config,
         reporter,

@@ -16,9 +16,10 @@ from datetime import datetime
 from psycopg import sql
 
 from ordermigrate import change_logs, queries
+from ordermigrate.change_logs import ChangeLog
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
-from ordermigrate.model import TableMap
+from ordermigrate.model import Table, TableMap
 from ordermigrate.stream_sessions import StreamSession
 
 # A comparison names each of them in its queries.
@@ -67,6 +68,43 @@ def describe(counted: Mapping[str, int]) -> list[str]:
         "then run `ordermigrate rollback --retry-quarantine`)"
         for table, rows in counted.items()
     ]
+
+
+async def is_written_since(
+    session: Session, log: ChangeLog, table: Table, key: Mapping[str, str]
+) -> bool:
+    """Whether the owner's log has a row's key, or a TRUNCATE, by another transaction than ours."""
+    same = sql.SQL(" AND ").join(
+        sql.SQL("l.{} = {}::{}").format(
+            sql.Identifier(mine), sql.Literal(key[theirs]), _logged_type(table, theirs)
+        )
+        for mine, theirs in zip(log.columns, log.key, strict=True)
+    )
+    row = await session.fetch_one("quarantine", "is_in_log", log=log.name, same_key=same)
+    return bool(row.is_in_log)
+
+
+def forget_logged(table: Table, log: ChangeLog) -> str:
+    """Return the statement that forgets what the owner has written over since, by its log."""
+    return queries.compose(
+        "quarantine",
+        "forget_logged",
+        log=log.name,
+        table_name=sql.Literal(str(table.name)),
+        same_key=sql.SQL(" AND ").join(
+            sql.SQL("(q.row_key ->> {})::{} = l.{}").format(
+                sql.Literal(theirs), _logged_type(table, theirs), sql.Identifier(mine)
+            )
+            for mine, theirs in zip(log.columns, log.key, strict=True)
+        ),
+    )
+
+
+def _logged_type(table: Table, name: str) -> sql.SQL:
+    column = table.column(name)
+    if column is None:
+        return sql.SQL("text")
+    return sql.SQL("bigint" if column.base_type in change_logs.WHOLE_NUMBERS else column.base_type)
 
 
 async def read_all(session: Session, limit: int | None = None) -> list[Quarantined]:

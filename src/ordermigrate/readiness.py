@@ -89,13 +89,19 @@ async def look(scene: Scene) -> list[Gate]:
         ("way back", _see_way_back),
         ("durability", _see_durability),
     ]
-    found: list[Gate] = []
-    for name, see in gates:
-        try:
-            found.append(Gate(name, is_open=True, said=await see(scene)))
-        except Refused as shut:
-            found.append(Gate(name, is_open=False, said=shut.fact))
-    return found
+    return [await _look(scene, name, see) for name, see in gates]
+
+
+async def look_at_proof(scene: Scene) -> Gate:
+    """Look at the one gate that a round can shut."""
+    return await _look(scene, "validation", _see_validation)
+
+
+async def _look(scene: Scene, name: str, see: Callable[[Scene], Awaitable[str]]) -> Gate:
+    try:
+        return Gate(name, is_open=True, said=await see(scene))
+    except Refused as shut:
+        return Gate(name, is_open=False, said=shut.fact)
 
 
 def _shut(said: str) -> Refused:
@@ -126,8 +132,8 @@ async def _see_validation(scene: Scene) -> str:
         return f"both sides were equal {last.age_seconds / 60:.0f} min ago, by {last.algorithm}"
     is_sound = last is not None and last.verdict == "equal"
     if is_sound and scene.direction is Direction.REVERSE:
-        # That a server has failed over closes no way back: had it lost what the other side has, no
-        # round would have been taken since.
+        # That a server has failed over closes no way back: had the monolith lost a round, none had
+        # been taken since, and of what the service has lost the monolith has what was brought.
         is_sound = not set(await ledger.read_voidings(scene.service)) - {rounds.TIMELINE_CHANGED}
     if is_sound and scene.direction is Direction.REVERSE:
         # The way back stays open: since that proof, rounds have verified each row that they wrote.
@@ -140,6 +146,8 @@ async def _see_lag(scene: Scene) -> str:
     lag = max((each.age_seconds or 0.0 for each in waiting), default=0.0)
     backlog = sum(each.changes for each in waiting)
     limit = scene.config.limits.max_lag_seconds
+    if lag > limit and scene.direction is Direction.REVERSE:
+        return f"{lag:.1f} s, {backlog:,} changes; they are brought first"
     if lag > limit:
         raise _shut(
             f"the {scene.cold.side} is {lag:.1f} s behind, {backlog:,} changes; "

@@ -116,6 +116,11 @@ async def reclaim(
         if is_new:
             await _begin(monolith, service, maps)
         await settling.arm(config, monolith, service)
+        if not accepts_loss and await ledger.is_reclaiming(service):
+            # Once more, now that the fence is up: it was not when they were counted.
+            _require_unwritten(
+                [await _count(monolith, each, Side.MONOLITH, moment) for each in maps], moment
+            )
         await settling.settle(config, monolith, service, reporter)
         back = await gates.read_maps(config, monolith, service, Direction.REVERSE)
         await _seed(service, back, moment)

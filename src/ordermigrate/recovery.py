@@ -219,18 +219,24 @@ async def _fence_stale(
     row, _ = await _read_rows(hot, cold)
     names = gates.names_on(config, hot.side)
     tables = list((await catalog.read_tables(hot, names)).values())
+    service = _in_order(hot, cold)[1]
+    reason = f"the {hot.side} took writes while the {cold.side} owned the tables"
+    # Before anything else: once the fence is up nobody would know of it any more.
+    await ledger.void_validations(service, reason)
     async with locks.excluding_writers(hot, names):
         triggers = await catalog.read_own_triggers(hot)
         await ownership.switch(hot, tables, triggers, is_hot=False)
         waiting = await change_logs.measure(hot, await change_logs.read_all(hot))
         await hot.fetch_all("sides", "give_up", row.run, row.epoch, row.round, None)
         await hot.fetch_all("sides", "set_epoch", epoch)
-    service = _in_order(hot, cold)[1]
     written = sum(each.changes for each in waiting)
-    reason = f"the {hot.side} took writes while the {cold.side} owned the tables"
-    await ledger.void_validations(service, reason)
     reporter.report(TakenBack(cold.side.value, reason))
-    notes = await settling.settle(config, *_in_order(hot, cold), reporter)
+    notes: tuple[str, ...] = ()
+    try:
+        notes = await settling.settle(config, *_in_order(hot, cold), reporter)
+    except OrdermigrateError:
+        if not written:
+            raise  # else that has to be told first; the next command settles the rest
     if written:
         raise Stranded(
             f"The {hot.side} is fenced off again. It has {written:,} changes in its change logs "

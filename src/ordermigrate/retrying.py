@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from ordermigrate import change_logs, db, following, gates, ledger, quarantine, sides, sync
+from ordermigrate.change_logs import ChangeLog
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
@@ -107,11 +108,11 @@ async def _retry_on_owner(
             row = await sides.read(monolith)
             if row is None or not row.is_hot:
                 raise Refused("The owner has changed meanwhile", todo="Run the command again")
-            said = None if is_discarding else await _try(monolith, table.source, each)
+            log = logs[each.table]
+            said = None if is_discarding else await _try(monolith, log, table.source, each)
             if said is None:
                 await quarantine.forget(monolith, each.table, [each.key])
                 # The service has what was refused; it is to get what the monolith has.
-                log = logs[each.table]
                 await change_logs.add_keys(
                     monolith, log, table.source, [[each.key[name] for name in log.key]]
                 )
@@ -120,8 +121,12 @@ async def _retry_on_owner(
                 await monolith.fetch_all("retrying", "note_try", each.table, key, said)
 
 
-async def _try(monolith: Session, table: Table, one: Quarantined) -> str | None:
-    """Write, or delete, one row; return why not, or None."""
+async def _try(monolith: Session, log: ChangeLog, table: Table, one: Quarantined) -> str | None:
+    """Write, or delete, one row; return why not, or None.
+
+    Where an application has written it since the monolith owns it, that counts, and nothing is
+    done. It is looked for afterwards: whoever comes later finds the row locked, or its key taken.
+    """
     await monolith.fetch_all("retrying", "begin_try")
     try:
         said = (
@@ -130,6 +135,9 @@ async def _try(monolith: Session, table: Table, one: Quarantined) -> str | None:
             else await _write(monolith, table, one)
         )
         await monolith.run("SET CONSTRAINTS ALL IMMEDIATE")
+        if await quarantine.is_written_since(monolith, log, table, one.key):
+            await monolith.fetch_all("retrying", "undo_try")
+            return None
     except Refused as refused:
         await monolith.fetch_all("retrying", "undo_try")
         return refused.fact

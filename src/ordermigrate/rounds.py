@@ -29,6 +29,7 @@ from ordermigrate import (
     digest,
     ledger,
     locks,
+    quarantine,
     sessions,
     staging,
     write_ahead_log,
@@ -97,6 +98,8 @@ class Line:
     reporter: Reporter
     timeout_ms: str
     last_position: str | None
+    # Whether the source, when it was the target, has refused rows.
+    has_quarantine: bool = False
     # Whether rows that the target refuses go into its quarantine; else they end the round.
     is_quarantining: bool = False
 
@@ -185,6 +188,7 @@ async def open_line(
             reporter,
             timeouts(config)["statement_timeout"],
             last.source_position if last and last.source is control.side else None,
+            has_quarantine=bool(await quarantine.count(control)),
             # On the way back the monolith may refuse rows, for what has happened there meanwhile.
             is_quarantining=control.side is Side.SERVICE,
         )
@@ -442,6 +446,9 @@ async def _take_table(
     log = line.logs[stage.map.label]
     marks = set[str]()
     taken = 0
+    if line.has_quarantine:
+        # What the owner has refused, and written over since, is settled: its row is the right one.
+        await source.run(quarantine.forget_logged(stage.map.source, log))
     if found.marks:
         # Before any key, and all of them: what was logged after a mark is then still to come.
         rows = await source.fetch(log.compose("take_marks"))

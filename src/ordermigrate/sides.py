@@ -209,6 +209,13 @@ async def align_epoch(cold: Session, owner: SideRow) -> None:
     await cold.fetch_all("sides", "align_epoch", owner.run, owner.epoch)
 
 
+async def begin_cancelling(service: Session, row: SideRow) -> bool:
+    """Put on record that the migration is being cancelled; False if its owner is changing."""
+    cancelling = json.dumps(CANCELLING)
+    found = await service.fetch_one("sides", "begin_cancelling", row.run, row.epoch, cancelling)
+    return found is not None
+
+
 async def note_intent(session: Session, intent: dict[str, Any] | None) -> None:
     """Say on this side what is about to happen to it, or that nothing is."""
     await session.fetch_all("sides", "note_intent", intent and json.dumps(intent))

@@ -6,7 +6,7 @@ be. What it sets is kept in the databases, where applications ask for it.
 
 from __future__ import annotations
 
-from ordermigrate import db, gates, ledger, sides, traffic
+from ordermigrate import db, gates, ledger, quarantine, sides, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused, Unavailable, UsageError
@@ -129,6 +129,7 @@ async def _require_open_gates(
         for table in config.tables
         if table.where != "true"
     )
+    found.extend(quarantine.describe(await quarantine.count(monolith)))
     lag, limit = await traffic.measure_lag(monolith), config.limits.max_lag_seconds
     if lag > limit:
         found.append(f"the service is {lag:.1f} s behind; max_lag_seconds allows {limit:g}")

@@ -31,6 +31,9 @@ UTILITY = (
     "GRANT",
     "REVOKE",
     "DO ",
+    "SAVEPOINT",
+    "RELEASE",
+    "ROLLBACK",
 )
 SERVICE_ONLY = {"ledger", "indexes"}
 LEDGER_READERS = {("readiness", "read_round_seconds")}
@@ -88,6 +91,7 @@ PARTS: dict[str, sql.Composable] = {
     "assignments": sql.SQL('"status" = s."status"'),
     "key_texts": sql.SQL('s."id"::text'),
     "digest": sql.SQL("md5('x')"),
+    "table_name": sql.Literal("public.orders"),
     "is_since": sql.SQL('t."created_at" >= $1::timestamptz'),
     "row_key": sql.SQL("'id = ' || one.\"id\"::text"),
     # Refusals.
@@ -137,6 +141,25 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
         "",
         {"name": sql.Identifier("positive"), "definition": sql.SQL("CHECK (true)")},
     ),
+    "end_try": ("SAVEPOINT ordermigrate_try", {}),
+    "undo_try": ("SAVEPOINT ordermigrate_try", {}),
+    "insert_row": (
+        "",
+        {
+            "columns": sql.SQL('"id", "status"'),
+            "values": sql.SQL("(g.given ->> 'id')::uuid, g.given ->> 'status'"),
+        },
+    ),
+    "has_row": (
+        "",
+        {
+            "match": sql.SQL("t.\"id\" = (g.key ->> 'id')::uuid"),
+            "is_same": sql.SQL("t.\"status\" IS NOT DISTINCT FROM (g.given ->> 'status')"),
+        },
+    ),
+    "delete_row": ("", {"match": sql.SQL("t.\"id\" = (g.key ->> 'id')::uuid")}),
+    "is_in_log": ("", {"same_key": sql.SQL("l.k1 = gen_random_uuid()")}),
+    "forget_logged": ("", {"same_key": sql.SQL("(q.row_key ->> 'id')::uuid = l.k1")}),
     "validate_constraint": (
         "ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (true) NOT VALID",
         {"name": sql.Identifier("positive")},

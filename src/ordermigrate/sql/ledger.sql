@@ -475,6 +475,12 @@ WHERE $1::bigint IS NULL OR v.validation_id = $1::bigint
 ORDER BY v.validation_id DESC
 LIMIT 1;
 
+-- name: is_reclaiming
+-- Whether the migration was begun by a rollback by time, and no round has led back yet.
+SELECT
+    EXISTS (SELECT FROM ordermigrate.phase_change AS p WHERE p.command = 'rollback --since')
+    AND NOT EXISTS (SELECT FROM ordermigrate.round AS r WHERE r.source = 'service') AS is_reclaiming;
+
 -- name: read_voidings
 -- What has made the newest validation void since it looked.
 SELECT voiding.reason

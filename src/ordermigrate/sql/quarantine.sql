@@ -68,3 +68,19 @@ LIMIT $3::bigint;
 DELETE FROM ordermigrate.quarantine AS q
 WHERE q.table_name = $1::text AND q.row_key = ANY($2::text[]::jsonb[])
 RETURNING q.row_key;
+
+-- name: is_in_log
+-- Whether another transaction than ours has logged a key, or that all rows went.
+SELECT EXISTS (
+    SELECT
+    FROM {log} AS l
+    WHERE
+        ({same_key} OR l.mark IS NOT NULL)
+        AND l.xmin <> pg_current_xact_id()::xid
+) AS is_in_log;
+
+-- name: forget_logged
+-- Forget what the owner has written over since it refused it: its row is the right one.
+DELETE FROM ordermigrate.quarantine AS q
+USING {log} AS l
+WHERE q.table_name = {table_name} AND ({same_key} OR l.mark = 'truncated');

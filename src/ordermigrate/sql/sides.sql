@@ -128,11 +128,23 @@ WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot AND s.intent ->
 RETURNING s.epoch;
 
 -- name: intend
--- Say that this side, which is cold, is about to own the tables, or to go on with what was begun.
+-- Say that this side, which is cold, is about to own the tables; not where the migration is ending.
 -- $1: the run's id, $2: the epoch, $3: the intent, as JSON.
 UPDATE ordermigrate.side AS s
 SET intent = $3::jsonb
-WHERE s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+WHERE
+    s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+    AND NOT (coalesce(s.intent, jsonb_build_object()) ?| ARRAY['cancel', 'cleanup'])
+RETURNING s.epoch;
+
+-- name: begin_cancelling
+-- Say that the migration is being cancelled, unless the owner is changing, or has changed.
+-- $1: the run's id, $2: the epoch, $3: the intent, as JSON.
+UPDATE ordermigrate.side AS s
+SET intent = $3::jsonb
+WHERE
+    s.run = $1::uuid AND s.epoch = $2::bigint AND NOT s.is_hot
+    AND (s.intent IS NULL OR s.intent ? 'cancel')
 RETURNING s.epoch;
 
 -- name: adopt_intent
