@@ -57,6 +57,8 @@ async def cleanup(
 ) -> Cleaning:
     """End the migration, or go on with ending it; see `migration.cleanup`."""
     async with db.open_reachable(config, "cleanup") as (monolith, service):
+        if is_undoing and isinstance(service, Unavailable) and isinstance(monolith, Session):
+            return await _undo_alone(monolith, service, reporter, is_dry_run=is_dry_run)
         if isinstance(monolith, Unavailable) or isinstance(service, Unavailable):
             return await _clear_reachable(monolith, service, reporter, is_dry_run=is_dry_run)
         work = _Work(config, reporter, monolith, service, directory or Path(backup.DIRECTORY))
@@ -359,4 +361,25 @@ async def _undo(work: _Work, progress: Progress | None, *, is_dry_run: bool) -> 
         done = await steps.undo(work.monolith, progress)
         work.reporter.report(NamesRestored(tuple(done)))
     await sides.note_intent(work.service, None)
+    return replace(plan, outcome="undone")
+
+
+async def _undo_alone(
+    monolith: Session, lost: Unavailable, reporter: Reporter, *, is_dry_run: bool
+) -> Cleaning:
+    """Give the tables their names back while the service is away: they may be all that is left.
+
+    Raises:
+        Unavailable: No cleanup has renamed them, or they are dropped: then the service is needed.
+
+    """
+    row = await sides.read(monolith)
+    progress = None if row is None else steps.read_progress(row)
+    if row is None or progress is None or progress.stage is Stage.DROPPED:
+        raise lost
+    names = tuple(f"give {name} its name back" for _, name in progress.tables)
+    plan = Cleaning("planned", row.run, Phase.CUT_OVER, names, _file(progress))
+    if is_dry_run:
+        return plan
+    reporter.report(NamesRestored(tuple(await steps.undo(monolith, progress))))
     return replace(plan, outcome="undone")

@@ -247,8 +247,10 @@ async def _diagnose(
     route = streams.Route(side, _resolved(error.pgconn), {}, application_name, timeout_seconds)
     try:
         connection: asyncpg.Connection[Any] = await streams.connect(route)
-    except ConnectionLost:
-        return to_error(side, ServerError("", said))
+    except ConnectionLost as lost:
+        unavailable = to_error(side, ServerError("", said))
+        unavailable.sqlstate = lost.sqlstate  # a server that has one to give is alive
+        return unavailable
     except OrdermigrateError as diagnosed:
         return diagnosed
     connection.terminate()

@@ -70,18 +70,18 @@ def describe(counted: Mapping[str, int]) -> list[str]:
     ]
 
 
-async def is_written_since(
+async def count_logged(
     session: Session, log: ChangeLog, table: Table, key: Mapping[str, str]
-) -> bool:
-    """Whether the owner's log has a row's key, or a TRUNCATE, by another transaction than ours."""
+) -> int:
+    """Return how often the owner's log has a row's key, or a mark that may stand for it."""
     same = sql.SQL(" AND ").join(
         sql.SQL("l.{} = {}::{}").format(
             sql.Identifier(mine), sql.Literal(key[theirs]), _logged_type(table, theirs)
         )
         for mine, theirs in zip(log.columns, log.key, strict=True)
     )
-    row = await session.fetch_one("quarantine", "is_in_log", log=log.name, same_key=same)
-    return bool(row.is_in_log)
+    row = await session.fetch_one("quarantine", "count_logged", log=log.name, same_key=same)
+    return int(row.entries)
 
 
 def forget_logged(table: Table, log: ChangeLog) -> str:

@@ -1,9 +1,9 @@
 """Retrying: rows in quarantine are tried again, once what made the monolith refuse them is gone.
 
 While the service owns the tables, their keys go back into its change log, and the next round tries
-them. Once the monolith owns them nobody may write over its rows: a row that it does not have is
-inserted, as an application would, a refused deletion is done, and a row that it has by now stays as
-it is, to be decided about by a person. What is resolved is brought to the service by sync.
+them. Once the monolith owns them, what was refused is written as an application would write it, but
+for a row that an application has written there since: that one counts. What is resolved is brought
+to the service by sync.
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ from ordermigrate.outcomes import Retry
 from ordermigrate.progress import Reporter
 from ordermigrate.quarantine import Quarantined
 from ordermigrate.sync import Tally
-
-_OWNED = (
-    "the monolith owns a row of this key by now, and nobody writes over it. Change it as it is to "
-    "be, or leave it, and run `ordermigrate rollback --discard-quarantine`"
-)
 
 
 async def retry(
@@ -125,8 +120,11 @@ async def _try(monolith: Session, log: ChangeLog, table: Table, one: Quarantined
     """Write, or delete, one row; return why not, or None.
 
     Where an application has written it since the monolith owns it, that counts, and nothing is
-    done. It is looked for afterwards: whoever comes later finds the row locked, or its key taken.
+    done. It is looked for before and after: whoever comes in between finds the row locked, or its
+    key taken, or has logged it besides us.
     """
+    if await quarantine.count_logged(monolith, log, table, one.key):
+        return None
     await monolith.fetch_all("retrying", "begin_try")
     try:
         said = (
@@ -135,12 +133,12 @@ async def _try(monolith: Session, log: ChangeLog, table: Table, one: Quarantined
             else await _write(monolith, table, one)
         )
         await monolith.run("SET CONSTRAINTS ALL IMMEDIATE")
-        if await quarantine.is_written_since(monolith, log, table, one.key):
-            await monolith.fetch_all("retrying", "undo_try")
-            return None
     except Refused as refused:
         await monolith.fetch_all("retrying", "undo_try")
         return refused.fact
+    if said is None and await quarantine.count_logged(monolith, log, table, one.key) > 1:
+        await monolith.fetch_all("retrying", "undo_try")
+        return None
     await monolith.fetch_all("retrying", "end_try")
     return said
 
@@ -174,7 +172,23 @@ async def _write(monolith: Session, table: Table, one: Quarantined) -> str | Non
         ),
     )
     if there is not None:
-        return None if there.is_same else _OWNED
+        if not there.is_same:  # as it was when the change of it was refused
+            await monolith.fetch_all(
+                "retrying",
+                "update_row",
+                texts,
+                json.dumps(dict(one.key), ensure_ascii=False),
+                table=table.name.sql,
+                match=_match(table, one),
+                assignments=sql.SQL(", ").join(
+                    sql.SQL("{} = (g.given ->> {})::{}").format(
+                        sql.Identifier(name), sql.Literal(name), _type(table, name)
+                    )
+                    for name in row
+                    if name not in one.key
+                ),
+            )
+        return None
     written = await monolith.fetch_one(
         "retrying",
         "insert_row",

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -14,6 +15,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from ordermigrate import ledger
+from ordermigrate.control import Session
 from tests.acceptance.fix_running import (
     ROWS,
     TABLE,
@@ -449,3 +452,26 @@ def test_a_detached_partition_is_freed_as_well(make_pair: MakePair) -> None:
         assert execute(dsn, _TRACES) == []
     pair.on_monolith(f"{WRITE}; INSERT INTO public.high VALUES (101, 'y')")
     pair.on_service("INSERT INTO public.high VALUES (101, 'y'); DELETE FROM public.thing")
+
+
+@pytest.mark.parametrize("options", [(), ("--drop-service-tables",)])
+def test_a_cancel_that_waits_for_a_cutover_to_end_is_refused(
+    ground: Ground, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = ground.pair
+    ground.go_to("syncing")
+    take = ledger.take_operator_lock
+    is_first = [True]
+
+    async def take_later(service: Session) -> None:
+        if is_first.pop() if is_first else False:
+            done = await asyncio.to_thread(ground.start("cutover").finish)
+            assert done.exit_code == 0, done.stderr
+        await take(service)
+
+    monkeypatch.setattr(ledger, "take_operator_lock", take_later)
+    refused = pair.run("cancel", *options)
+    assert_refused(refused, 3, ["The service owns the tables"])
+    monkeypatch.undo()
+    assert show_status(pair)["owner"] == "service"
+    pair.on_service("UPDATE public.thing SET word = 'kept' WHERE id = 1")

@@ -116,3 +116,30 @@ def test_capture_that_was_mended_does_not_make_up_for_what_it_has_missed(
 
 def test_a_moment_that_is_none_is_refused(opened: Pair) -> None:
     assert_refused(opened.run("rollback", "--since", "yesterdayish"), 2, ["is no moment"])
+
+
+def test_a_write_to_the_monolith_before_its_fence_is_up_is_noticed_by_the_next_run(
+    opened: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cut_off(*_: object, **__: object) -> None:
+        raise Unavailable("The network is gone")
+
+    monkeypatch.setattr(settling, "arm", cut_off)
+    assert opened.run("rollback", "--since", SINCE).exit_code == 5
+    monkeypatch.undo()
+    opened.on_monolith("INSERT INTO public.thing VALUES (300, 'late', '2026-08-01', '2026-08-01')")
+    refused = opened.run("rollback", "--since", SINCE)
+    assert_refused(refused, 3, ["1 of public.thing", "--accept-loss"])
+    assert opened.on_monolith("SELECT word FROM public.thing WHERE id = 300") == [("late",)]
+
+
+def test_a_time_without_a_zone_counts_from_twelve_hours_before(make_pair: MakePair) -> None:
+    table = TABLE.replace("timestamptz", "timestamp")
+    rows = ROWS.replace("timestamptz", "timestamp")
+    pair = bring_up(make_pair(rows, table, tables=TABLES))
+    succeed(pair, "cancel")
+    # Written after the moment by a clock that is three hours behind.
+    pair.on_monolith(
+        "INSERT INTO public.thing VALUES (200, 'own', '2026-05-31 22:00', '2026-05-31 22:00')"
+    )
+    assert_refused(pair.run("rollback", "--since", SINCE), 3, ["1 of public.thing"])

@@ -157,8 +157,15 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
             "is_same": sql.SQL("t.\"status\" IS NOT DISTINCT FROM (g.given ->> 'status')"),
         },
     ),
+    "update_row": (
+        "",
+        {
+            "match": sql.SQL("t.\"id\" = (g.key ->> 'id')::uuid"),
+            "assignments": sql.SQL("\"status\" = g.given ->> 'status'"),
+        },
+    ),
     "delete_row": ("", {"match": sql.SQL("t.\"id\" = (g.key ->> 'id')::uuid")}),
-    "is_in_log": ("", {"same_key": sql.SQL("l.k1 = gen_random_uuid()")}),
+    "count_logged": ("", {"same_key": sql.SQL("l.k1 = gen_random_uuid()")}),
     "forget_logged": ("", {"same_key": sql.SQL("(q.row_key ->> 'id')::uuid = l.k1")}),
     "validate_constraint": (
         "ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (true) NOT VALID",

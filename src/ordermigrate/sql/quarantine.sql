@@ -69,15 +69,11 @@ DELETE FROM ordermigrate.quarantine AS q
 WHERE q.table_name = $1::text AND q.row_key = ANY($2::text[]::jsonb[])
 RETURNING q.row_key;
 
--- name: is_in_log
--- Whether another transaction than ours has logged a key, or that all rows went.
-SELECT EXISTS (
-    SELECT
-    FROM {log} AS l
-    WHERE
-        ({same_key} OR l.mark IS NOT NULL)
-        AND l.xmin <> pg_current_xact_id()::xid
-) AS is_in_log;
+-- name: count_logged
+-- How often a key was logged, or all rows went.
+SELECT count(*) AS entries
+FROM {log} AS l
+WHERE {same_key} OR l.mark IS NOT NULL;
 
 -- name: forget_logged
 -- Forget what the owner has written over since it refused it: its row is the right one.

@@ -27,6 +27,14 @@ FROM {table} AS t
 CROSS JOIN (SELECT $1::text::jsonb AS given, $2::text::jsonb AS key) AS g
 WHERE {match};
 
+-- name: update_row
+-- Change a row whose change was refused.
+-- $1: the columns' values as JSON, each as text, $2: the key's.
+UPDATE {table} AS t
+SET {assignments}
+FROM (SELECT $1::text::jsonb AS given, $2::text::jsonb AS key) AS g
+WHERE {match};
+
 -- name: delete_row
 -- Delete a row whose deletion was refused.
 -- $1: the key's values as JSON, each as text.
