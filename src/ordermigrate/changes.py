@@ -39,7 +39,6 @@ class Change:
     reporter: Reporter
     token: str = field(default_factory=lambda: secrets.token_hex(8))
     notes: list[str] = field(default_factory=list)
-    has_standbys: bool = False
     # Until when the writers may wait, by the monotonic clock; known once they do.
     end: float = 0.0
     # Our triggers as the change has left them, on each side.

@@ -13,7 +13,6 @@ from ordermigrate import (
     ownership,
     sequences,
     sides,
-    write_ahead_log,
 )
 from ordermigrate.changes import Change
 from ordermigrate.commits import LOOK_SECONDS, Transaction
@@ -28,8 +27,6 @@ STANDBY_SECONDS = 1.0
 async def warm(change: Change, freezer: Session, pairs: list[SequencePair]) -> None:
     """Have a new backend read beforehand what it will need while writers wait."""
     await _limit_silence(freezer, change.max_pause_seconds)
-    seen = await freezer.fetch_one("letting_go", "measure_standbys", "0/0")
-    change.has_standbys = seen.standbys > 0
     await sequences.read_values(freezer, pairs)
     await catalog.read_own_triggers(freezer)
     await sides.read(freezer)
@@ -67,16 +64,15 @@ async def see_standbys(change: Change, freezer: Session, end: float) -> None:
 
     A failover to one that has not would make the source an owner again, behind everyone's back.
     """
-    if not change.has_standbys:
-        return
     limit = min(STANDBY_SECONDS, max(0.0, end - time.monotonic()))
     until = time.monotonic() + limit
     try:
         # An answer that does not come must not keep the other side from taking over.
         async with asyncio.timeout(limit + LOOK_SECONDS):
-            position = await write_ahead_log.read_position(freezer)
+            position = None
             while True:
                 row = await freezer.fetch_one("letting_go", "measure_standbys", position)
+                position = row.position
                 if row.standbys == row.flushed:
                     return
                 if row.hidden == row.standbys or time.monotonic() >= until:

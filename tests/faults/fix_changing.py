@@ -49,7 +49,7 @@ TRY_MS = 20
 # All that the program has open, whatever it is for.
 ANY_SESSION = "ordermigrate %"
 # What the program asks the old owner between the two commits.
-BETWEEN = b"r.flush_lsn IS NULL) AS hidden"
+BETWEEN = b"r.flush_lsn >= asked.position"
 # Between two looks nobody is in the way of a freeze.
 _LOOK_SECONDS = 0.03
 # A freeze waits for no transaction that stays open: that is another story.
