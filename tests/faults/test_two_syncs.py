@@ -169,6 +169,10 @@ def test_a_sync_that_sleeps_in_mid_round_holds_another_up_for_a_while_only(
 
 
 def test_two_syncs_that_both_believe_to_be_the_only_one_do_no_harm(syncing: Syncing) -> None:
+    # On a slow machine one would wait for the other's round for longer than it may, connect anew,
+    # and then, rightly, stand by.
+    patience = {"connect_timeout_seconds": 5.0, "statement_timeout_seconds": 60.0}
+    syncing.configure(stall_timeout_seconds=30.0, monolith=patience, service=patience)
     with syncing.traffic(pause_seconds=0.05) as traffic:
         first = syncing.start()
         await_progress(first)
