@@ -73,7 +73,7 @@ async def change_owner(
             return await settling.complete(monolith, service, done)
         if not is_dry_run:
             await settling.arm(config, monolith, service, mends_capture=False)
-        stop, tally = asyncio.Event(), Tally()
+        tally = Tally()
 
         async def work() -> OwnerChange:
             async with following.stand(config, direction.command, reporter) as footing:
@@ -87,10 +87,7 @@ async def change_owner(
                     is_dry_run=is_dry_run,
                 )
 
-        changed = await following.persist(config, tally, stop, reporter, work)
-        if changed is None:
-            message = "nobody could have stopped it"
-            raise AssertionError(message)
+        changed = await following.persist_to_end(config, tally, reporter, work)
         if is_dry_run:
             return await settling.complete(monolith, service, changed)
         return await settling.settle_done(config, monolith, service, reporter, changed)

@@ -23,7 +23,7 @@ from ordermigrate.locks import GaveWay
 from ordermigrate.model import Direction, Side, TableMap
 from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Following, Reporter, SyncWaits
-from ordermigrate.rounds import Line, OwnerChanged, PartCollides, StructureChanged
+from ordermigrate.rounds import Line, OwnerChanged, PartCollides, Round, StructureChanged
 from ordermigrate.sides import NoOwner
 from ordermigrate.sqlstates import MISSING, ConnectionLost
 from ordermigrate.sync import Tally, Unsettled
@@ -202,6 +202,28 @@ async def persist(
             await asyncio.wait_for(stop.wait(), pause_after(failures))
         if stop.is_set():
             return None
+
+
+async def persist_to_end(
+    config: Config, tally: Tally, reporter: Reporter, work: Callable[[], Awaitable[_T]]
+) -> _T:
+    """Do the same for work that nobody tells to stop, and return what it has come to."""
+    done = await persist(config, tally, asyncio.Event(), reporter, work)
+    if done is None:
+        message = "nobody could have stopped it"
+        raise AssertionError(message)
+    return done
+
+
+async def catch_up(config: Config, command: str, reporter: Reporter) -> None:
+    """Run rounds until all that waits now is applied."""
+    tally = Tally()
+
+    async def work() -> Round:
+        async with stand(config, command, reporter) as footing:
+            return await sync.run_whole(footing.line, tally, reporter)
+
+    await persist_to_end(config, tally, reporter, work)
 
 
 def pause_after(failures: int) -> float:

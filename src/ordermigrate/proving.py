@@ -7,7 +7,6 @@ its own. Both see frozen states that are to be equal, while writers write and sy
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -80,7 +79,7 @@ async def validate(
         algorithm = Algorithm.MD5
     if not is_following:
         return await _validate_still(config, reporter, algorithm, max_differences)
-    stop, tally = asyncio.Event(), Tally()
+    tally = Tally()
 
     async def work() -> Validation:
         async with following.stand(config, "validate", reporter) as footing:
@@ -94,11 +93,7 @@ async def validate(
                 is_repairing=is_repairing,
             )
 
-    done = await following.persist(config, tally, stop, reporter, work)
-    if done is None:
-        message = "nobody could have stopped it"
-        raise AssertionError(message)
-    return done
+    return await following.persist_to_end(config, tally, reporter, work)
 
 
 async def _validate_still(

@@ -12,7 +12,6 @@ goes on; what the moment did not see is told, and the owner stays.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +34,6 @@ from ordermigrate import (
     reversing,
     settling,
     sides,
-    sync,
 )
 from ordermigrate import catalog as catalogs
 from ordermigrate.change_logs import COMPARE
@@ -47,7 +45,6 @@ from ordermigrate.model import Direction, Side, Table, TableMap
 from ordermigrate.outcomes import OwnerChange
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Reclaimed, Reporter
-from ordermigrate.sync import Tally
 
 _CHAIN = (Phase.COPYING, Phase.COPIED, Phase.SYNCING, Phase.CUT_OVER)
 # A time without a zone may be one of a place where the clock is behind ours, a date begins the day.
@@ -125,7 +122,7 @@ async def reclaim(
         back = await gates.read_maps(config, monolith, service, Direction.REVERSE)
         await _seed(service, back, moment)
         reporter.report(Reclaimed(moment.isoformat(), sum(each.rows for each in counted)))
-    await _catch_up(config, reporter)
+    await following.catch_up(config, "rollback", reporter)
     await _require_equal(config, reporter, moment)
     return await cutover.change_owner(
         config, reporter, Direction.REVERSE, max_pause_seconds=max_pause_seconds
@@ -304,16 +301,6 @@ async def _seed(service: Session, back: Sequence[TableMap], moment: datetime) ->
                 moment,
             )
             await change_logs.add_mark(service, log, COMPARE)
-
-
-async def _catch_up(config: Config, reporter: Reporter) -> None:
-    stop, tally = asyncio.Event(), Tally()
-
-    async def work() -> None:
-        async with following.stand(config, "rollback", reporter) as footing:
-            await sync.run_whole(footing.line, tally, reporter)
-
-    await following.persist(config, tally, stop, reporter, work)
 
 
 async def _require_equal(config: Config, reporter: Reporter, moment: datetime) -> None:

@@ -8,13 +8,12 @@ to the service by sync.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Sequence
 
 from psycopg import sql
 
-from ordermigrate import change_logs, db, following, gates, ledger, quarantine, sides, sync
+from ordermigrate import change_logs, db, following, gates, ledger, quarantine, sides
 from ordermigrate.change_logs import ChangeLog
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -23,7 +22,6 @@ from ordermigrate.model import Direction, Table, TableMap
 from ordermigrate.outcomes import Retry
 from ordermigrate.progress import Reporter
 from ordermigrate.quarantine import Quarantined
-from ordermigrate.sync import Tally
 
 
 async def retry(
@@ -61,7 +59,7 @@ async def retry(
             else:
                 back = await gates.read_maps(config, monolith, service, direction)
                 await quarantine.retry(service, monolith, back)
-                await _catch_up(config, reporter)
+                await following.catch_up(config, "rollback", reporter)
         left = await quarantine.read_all(monolith)
         return Retry(
             run.run,
@@ -73,16 +71,6 @@ async def retry(
             tuple(left),
             is_dry_run,
         )
-
-
-async def _catch_up(config: Config, reporter: Reporter) -> None:
-    stop, tally = asyncio.Event(), Tally()
-
-    async def work() -> None:
-        async with following.stand(config, "rollback", reporter) as footing:
-            await sync.run_whole(footing.line, tally, reporter)
-
-    await following.persist(config, tally, stop, reporter, work)
 
 
 async def _retry_on_owner(
