@@ -14,7 +14,7 @@ from psycopg import sql
 
 from ordermigrate import queries
 from ordermigrate.control import Session
-from ordermigrate.model import Table, TableName
+from ordermigrate.model import Column, Table, TableName
 
 TRUNCATED = "truncated"
 COMPARE = "compare"
@@ -70,6 +70,11 @@ def _cast(table: Table, mine: str, theirs: str) -> sql.Composed:
     )
 
 
+def logged_type(column: Column) -> str:
+    """Return the type in which a log has a column of its table's key."""
+    return "bigint" if column.base_type in WHOLE_NUMBERS else column.base_type
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """What waits in one log: entries, marks among them, and the age of the oldest in seconds."""
@@ -96,11 +101,7 @@ async def create(session: Session, table: Table) -> ChangeLog:
     )
     (log,) = [each for each in await read_all(session) if each.table == str(table.name)]
     # Below any domain: one that forbids NULL would forbid marks, and none has a say in a log.
-    types = [
-        "bigint" if column.base_type in WHOLE_NUMBERS else column.base_type
-        for name in log.key
-        if (column := table.column(name)) is not None
-    ]
+    types = [logged_type(column) for name in log.key if (column := table.column(name)) is not None]
     columns = sql.SQL(", ").join(
         sql.SQL("{} {}").format(sql.Identifier(name), sql.SQL(type_name))
         for name, type_name in zip(log.columns, types, strict=True)

@@ -139,7 +139,7 @@ async def _find_users(config: Config, monolith: Session, service: Session) -> li
     tables = list((await catalog.read_tables(monolith, present)).values())
     said = fence.find_gaps(tables, await catalog.read_own_triggers(monolith), has_rows=False)
     said = [f"the monolith's fence is not whole: {each}" for each in said]
-    if (await service.fetch_one("sessions", "is_sync_at_work")).is_at_work:
+    if await ledger.is_sync_at_work(service):
         said.append("`ordermigrate sync` is at work on the monolith's tables: end it")
     said += await _find_dependents(monolith, tables)
     return said

@@ -187,6 +187,11 @@ class Session:
             await self._connection.close()
 
 
+def pick(side: Side, one: Session, other: Session) -> Session:
+    """Return the one of two sessions that is on a side."""
+    return one if one.side is side else other
+
+
 async def outlive(work: Awaitable[_T], route: streams.Route, pid: int, stall_seconds: float) -> _T:
     """Wait for a long statement, and look every `stall_seconds` whether its backend still runs.
 

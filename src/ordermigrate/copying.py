@@ -59,7 +59,7 @@ async def restart(ground: Ground, run: Run) -> Run:
         # Before any table: a round that is under way holds the phase, and then writes to tables.
         run = await ledger.change_phase(ground.service, run, Phase.PREPARED, "copy --restart")
         for each in ground.maps:
-            await ledger.lock_target(ground.service, each.target.name)
+            await locks.lock_against_writers(ground.service, [each.target.name])
         await ledger.forget_copy(ground.service, [each.target for each in ground.maps])
         return run
 

@@ -120,7 +120,7 @@ async def _change(
             tuple(notes),
         )
     readiness.require_open(found, direction)
-    at_work = await footing.service.fetch_one("sessions", "is_sync_at_work")
+    is_at_work = await ledger.is_sync_at_work(footing.service)
     line = footing.line
     change = Change(
         config,
@@ -153,7 +153,7 @@ async def _change(
         (),
         (*notes, *change.notes),
         switched=change.switched,
-        is_syncing=bool(at_work.is_at_work),
+        is_syncing=is_at_work,
     )
 
 

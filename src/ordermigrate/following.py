@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ordermigrate import catalog, db, gates, ledger, preflight, rounds, sides, sync
 from ordermigrate.config import Config
-from ordermigrate.control import Session
+from ordermigrate.control import Session, pick
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import LockTimeout, OrdermigrateError, Refused
 from ordermigrate.ledger import Run
@@ -48,7 +48,7 @@ class Footing:
     @property
     def service(self) -> Session:
         """The side that keeps the ledger."""
-        return self.hot if self.hot.side is Side.SERVICE else self.cold
+        return pick(Side.SERVICE, self.hot, self.cold)
 
 
 @contextlib.asynccontextmanager
@@ -84,10 +84,7 @@ async def read_direction(monolith: Session, service: Session) -> tuple[Direction
         Refused: The owner has gone back to before the other side was told of it.
 
     """
-    one, other = await sides.read_both(monolith, service)
-    if one is None or other is None:
-        message = "a run without its side rows"
-        raise AssertionError(message)
+    one, other = await sides.require_both(monolith, service)
     direction = sides.find_direction(one, other)
     hot, cold = (one, other) if direction is Direction.FORWARD else (other, one)
     if hot.epoch < cold.epoch:

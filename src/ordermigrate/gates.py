@@ -26,7 +26,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
-from ordermigrate.model import Direction, Side, TableMap, TableName
+from ordermigrate.model import Direction, Side, Table, TableMap, TableName
 from ordermigrate.phases import Phase
 
 
@@ -140,6 +140,11 @@ async def read_maps(
     await preflight.require_sound_expressions(monolith, config.tables)
     maps = mapping.build_maps(config.tables, *tables)
     return maps if direction is Direction.FORWARD else reversing.reverse_maps(maps)
+
+
+async def read_family(config: Config, session: Session) -> list[Table]:
+    """Describe the family as it is on one side."""
+    return list((await catalog.read_tables(session, names_on(config, session.side))).values())
 
 
 def names_on(config: Config, side: Side) -> list[TableName]:

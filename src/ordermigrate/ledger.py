@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ordermigrate import phases, queries
+from ordermigrate import locks, phases, queries
 from ordermigrate.control import Session
 from ordermigrate.errors import Busy
 from ordermigrate.model import Identity, Side, Table, TableName
@@ -217,6 +217,11 @@ async def take_operator_lock(service: Session) -> None:
         await asyncio.sleep(0.25)
 
 
+async def is_sync_at_work(service: Session) -> bool:
+    """Whether a sync of this migration is at work at the moment."""
+    return bool((await service.fetch_one("sessions", "is_sync_at_work")).is_at_work)
+
+
 async def change_phase(service: Session, run: Run, new: Phase, command: str) -> Run:
     """Move the run to another phase and return it as it then is.
 
@@ -352,7 +357,7 @@ async def forget_leaf(service: Session, table: str, target: Table, leaf_oid: int
     async with service.transaction():
         await service.set_local("statement_timeout", "0")
         await service.fetch_all("sides", "show_pass")
-        await lock_target(service, target.name)
+        await locks.lock_against_writers(service, [target.name])
         alone = await service.fetch_one("ledger", "is_alone", table, leaf_oid)
         copied = sum(
             chunk.copied_rows for chunk in await read_chunks(service) if chunk.leaf_oid == leaf_oid
@@ -367,11 +372,6 @@ async def forget_leaf(service: Session, table: str, target: Table, leaf_oid: int
         await service.fetch_all("ledger", "reduce_subtraction", table, subtracted)
         await service.fetch_all("ledger", "forget_leaf", leaf_oid)
     return copied
-
-
-async def lock_target(service: Session, target: TableName) -> None:
-    """Wait until no backend writes to a target table, and let none begin, in this transaction."""
-    await service.fetch_all("ledger", "lock_target", table=target.sql)
 
 
 async def _empty(service: Session, target: Table) -> None:

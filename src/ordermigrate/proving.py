@@ -157,9 +157,7 @@ async def _validate_aligned(
                 verdict,
                 number,
                 repaired_rows=repaired,
-                is_syncing=(
-                    await footing.service.fetch_one("sessions", "is_sync_at_work")
-                ).is_at_work,
+                is_syncing=await ledger.is_sync_at_work(footing.service),
                 owner=footing.hot.side.value,
             )
         # The next round applies them, and the next verdict tells whether that was all.

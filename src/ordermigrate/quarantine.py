@@ -102,9 +102,7 @@ def forget_logged(table: Table, log: ChangeLog) -> str:
 
 def _logged_type(table: Table, name: str) -> sql.SQL:
     column = table.column(name)
-    if column is None:
-        return sql.SQL("text")
-    return sql.SQL("bigint" if column.base_type in change_logs.WHOLE_NUMBERS else column.base_type)
+    return sql.SQL("text" if column is None else change_logs.logged_type(column))
 
 
 async def read_all(session: Session, limit: int | None = None) -> list[Quarantined]:

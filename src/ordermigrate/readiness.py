@@ -24,7 +24,7 @@ from ordermigrate import (
     sequences,
 )
 from ordermigrate.config import Config
-from ordermigrate.control import Session
+from ordermigrate.control import Session, pick
 from ordermigrate.errors import Refused
 from ordermigrate.model import Direction, Side, Table, TableMap
 
@@ -61,7 +61,7 @@ class Scene:
     @property
     def service(self) -> Session:
         """The side that keeps the ledger."""
-        return self.hot if self.hot.side is Side.SERVICE else self.cold
+        return pick(Side.SERVICE, self.hot, self.cold)
 
     @property
     def sources(self) -> list[Table]:

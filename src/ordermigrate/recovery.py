@@ -218,7 +218,7 @@ async def _fence_stale(
     """
     row, _ = await _read_rows(hot, cold)
     names = gates.names_on(config, hot.side)
-    tables = list((await catalog.read_tables(hot, names)).values())
+    tables = await gates.read_family(config, hot)
     service = _in_order(hot, cold)[1]
     reason = f"the {hot.side} took writes while the {cold.side} owned the tables"
     # Before anything else: once the fence is up nobody would know of it any more.

@@ -37,7 +37,7 @@ from ordermigrate import (
 from ordermigrate.apply import Applied
 from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
-from ordermigrate.control import Session
+from ordermigrate.control import Session, pick
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
 from ordermigrate.model import Direction, Side, TableMap
@@ -171,7 +171,7 @@ async def open_line(
             control.side: [each.source.oid for each in maps],
             book.side: [each.target.oid for each in maps],
         }
-        service = book if book.side is Side.SERVICE else control
+        service = pick(Side.SERVICE, book, control)
         last = await ledger.read_last_round(service)
         yield Line(
             run,

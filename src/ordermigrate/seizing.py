@@ -93,7 +93,7 @@ async def _require_lost(config: Config, side: Side) -> None:
 
 async def _seize(config: Config, session: Session, row: SideRow) -> None:
     names = gates.names_on(config, session.side)
-    tables = list((await catalog.read_tables(session, names)).values())
+    tables = await gates.read_family(config, session)
     # What came to the tables meanwhile, such as a partition, is first to be switched like the rest.
     await ownership.arm(session, tables, row.pass_word, is_hot=False)
     triggers = await catalog.read_own_triggers(session)

@@ -44,14 +44,11 @@ async def arm(
 
     """
     done: list[str] = []
-    one, other = await sides.read_both(monolith, service)
-    if one is None or other is None:
-        message = "a run without its side rows"
-        raise AssertionError(message)
+    one, other = await sides.require_both(monolith, service)
     sides.find_direction(one, other)
     for session, row in ((monolith, one), (service, other)):
         names = gates.names_on(config, session.side)
-        tables = list((await catalog.read_tables(session, names)).values())
+        tables = await gates.read_family(config, session)
         if row.is_hot and mends_capture:
             gaps = capture.find_gaps(tables, await catalog.read_own_triggers(session))
             gaps += await change_logs.find_missing(session, names)
@@ -102,7 +99,7 @@ async def complete(monolith: Session, service: Session, changed: OwnerChange) ->
     """Add what both databases say afterwards."""
     run = await following.require_copied(monolith, service)
     last = await ledger.read_last_validation(service)
-    at_work = await service.fetch_one("sessions", "is_sync_at_work")
+    is_at_work = await ledger.is_sync_at_work(service)
     refused: dict[str, int] = {}
     if changed.direction is Direction.REVERSE:
         refused = await quarantine.count(monolith)
@@ -113,7 +110,7 @@ async def complete(monolith: Session, service: Session, changed: OwnerChange) ->
         quarantined=sum(refused.values()),
         notes=(*changed.notes, *quarantine.describe(refused)),
         # A sync that follows the owner is away for a moment just then.
-        is_syncing=changed.is_syncing or bool(at_work.is_at_work),
+        is_syncing=changed.is_syncing or is_at_work,
     )
 
 
@@ -139,10 +136,7 @@ async def settle(
         Sentences on what is not as it was.
 
     """
-    one, other = await sides.read_both(monolith, service)
-    if one is None or other is None:
-        message = "a run without its side rows"
-        raise AssertionError(message)
+    one, other = await sides.require_both(monolith, service)
     direction = sides.find_direction(one, other)
     hot, cold = (monolith, service) if one.is_hot else (service, monolith)
     hot_row, cold_row = (one, other) if one.is_hot else (other, one)

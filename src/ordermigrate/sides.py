@@ -120,6 +120,15 @@ async def read_both(monolith: Session, service: Session) -> tuple[SideRow | None
     return one, other
 
 
+async def require_both(monolith: Session, service: Session) -> tuple[SideRow, SideRow]:
+    """Return both rows of a migration that is known to have them, checked against each other."""
+    one, other = await read_both(monolith, service)
+    if one is None or other is None:
+        message = "a run without its side rows"
+        raise AssertionError(message)
+    return one, other
+
+
 def find_direction(one: SideRow, other: SideRow) -> Direction:
     """Return which way rows go now: from the owner to the other side.
 

@@ -150,7 +150,7 @@ async def _read_sync(
     return SyncStatus(
         sum(each.changes for each in waiting),
         max((each.age_seconds or 0.0 for each in waiting), default=0.0),
-        (await service.fetch_one("sessions", "is_sync_at_work")).is_at_work,
+        await ledger.is_sync_at_work(service),
         await ledger.read_last_round(service),
         {side.value: fence.describe(tables[side], triggers[side]) for side in tables},
         await fence.count_refused(cold),

@@ -172,7 +172,7 @@ async def _result(
     service: Session, run: Run, shares: _Shares, notes: list[str], *, is_changed: bool
 ) -> TrafficResult:
     one, other = shares[Side.MONOLITH], shares[Side.SERVICE]
-    is_syncing = bool((await service.fetch_one("sessions", "is_sync_at_work")).is_at_work)
+    is_syncing = await ledger.is_sync_at_work(service)
     is_handed_over = any(share.is_service_owner for share in (one, other) if share)
     if not is_syncing and not is_handed_over and any(_percentages(shares).values()):
         notes.append("sync is not running: the service falls behind, and nobody holds reads back")

@@ -27,7 +27,7 @@ from ordermigrate import (
     sides,
 )
 from ordermigrate.config import Config
-from ordermigrate.control import Session
+from ordermigrate.control import Session, pick
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
 from ordermigrate.model import OwnTrigger, Side, Table, TableMap, TableName
@@ -270,7 +270,7 @@ async def settle(
     """
     void: list[str] = []
     found: list[str] = []
-    service = hot if hot.side is Side.SERVICE else cold
+    service = pick(Side.SERVICE, hot, cold)
     known = await ledger.read_structure(service, hot.side)
     seen = await _see(hot, [each.source for each in maps])
     if known is not None:

@@ -343,10 +343,6 @@ SELECT NOT EXISTS (
     WHERE c.table_name = $1::text AND c.leaf_oid <> $2::bigint AND c.copied_at IS NOT NULL
 ) AS is_alone;
 
--- name: lock_target
--- Keep every writer away from a target table, a COPY that is still committing too.
-LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE;
-
 -- name: truncate_target
 -- Empty a target table whose every row the ledger knows.
 TRUNCATE {table};
