@@ -37,7 +37,7 @@ FIRST_SECONDS = 10.0
 def retrying(deadline_seconds: float) -> AsyncRetrying:
     """Return the one retry policy: lost connections only, jittered, with a total deadline.
 
-    What is worth another try is decided by SQLSTATE (`sqlstates.TRANSIENT`).
+    What is worth another try is decided by SQLSTATE (`sqlstates.to_error`).
     """
     return AsyncRetrying(
         retry=retry_if_exception_type(ConnectionLost),

@@ -8,6 +8,7 @@ its own. Both see frozen states that are to be equal, while writers write and sy
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -43,16 +44,25 @@ from ordermigrate.verdicts import Verdict
 
 @dataclass(slots=True)
 class _Repairs:
-    """Puts keys of differing rows into the source's logs, and counts them."""
+    """Puts keys of differing rows into the source's logs, and counts them.
 
-    control: Session
-    logs: dict[str, change_logs.ChangeLog]
+    The count outlives the connections: what is in a log is applied, by whomever.
+    """
+
     reporter: Reporter
     rows: dict[str, int] = field(default_factory=dict)
 
-    async def add(self, table: TableMap, keys: Sequence[Sequence[str | None]]) -> None:
+    @property
+    def count(self) -> int:
+        """How many rows there were, of all tables."""
+        return sum(self.rows.values())
+
+    async def add(
+        self, footing: Footing, table: TableMap, keys: Sequence[Sequence[str | None]]
+    ) -> None:
         """Have the next round look at some rows."""
-        await change_logs.add_keys(self.control, self.logs[table.label], table.source, keys)
+        log = footing.line.logs[table.label]
+        await change_logs.add_keys(footing.hot, log, table.source, keys)
         self.rows[table.label] = self.rows.get(table.label, 0) + len(keys)
         self.reporter.report(Repairing(table.label, self.rows[table.label]))
 
@@ -80,17 +90,12 @@ async def validate(
     if not is_following:
         return await _validate_still(config, reporter, algorithm, max_differences)
     tally = Tally()
+    repairs = _Repairs(reporter) if is_repairing else None
 
     async def work() -> Validation:
         async with following.stand(config, "validate", reporter) as footing:
             return await _validate_aligned(
-                config,
-                footing,
-                tally,
-                reporter,
-                algorithm,
-                max_differences,
-                is_repairing=is_repairing,
+                config, footing, tally, reporter, algorithm, max_differences, repairs
             )
 
     return await following.persist_to_end(config, tally, reporter, work)
@@ -131,12 +136,11 @@ async def _validate_aligned(
     reporter: Reporter,
     algorithm: Algorithm | None,
     max_differences: int,
-    *,
-    is_repairing: bool,
+    repairs: _Repairs | None,
 ) -> Validation:
-    repairs = _Repairs(footing.hot, footing.line.logs, reporter)
-    repaired = 0
+    repair = functools.partial(repairs.add, footing) if repairs else None
     while True:
+        known = repairs.count if repairs else 0
         standing, scanners = await _align(config, footing, tally, reporter)
         verdict = await validation.compare(
             scanners,
@@ -146,22 +150,21 @@ async def _validate_aligned(
             reporter,
             algorithm=algorithm,
             max_differences=max_differences,
-            repair=repairs.add if is_repairing and not repaired else None,
+            repair=repair,
         )
         number = await _record(footing.service, footing.run, standing, verdict)
-        rows = sum(repairs.rows.values())
-        if not rows or repaired:
+        if repairs is None or repairs.count == known:
             return Validation(
                 footing.run.run,
                 footing.run.phase,
                 verdict,
                 number,
-                repaired_rows=repaired,
+                repaired_rows=repairs.count if repairs else 0,
                 is_syncing=await ledger.is_sync_at_work(footing.service),
                 owner=footing.hot.side.value,
             )
         # The next round applies them, and the next verdict tells whether that was all.
-        repaired = rows
+        repair = None
 
 
 async def _align(

@@ -19,13 +19,18 @@ TRANSIENT = frozenset(
         "08004",  # sqlserver_rejected_establishment_of_sqlconnection
         "08006",  # connection_failure
         "25P03",  # idle_in_transaction_session_timeout
-        "40001",  # serialization_failure
-        "40P01",  # deadlock_detected
         "53300",  # too_many_connections
         "57P01",  # admin_shutdown
         "57P02",  # crash_shutdown
         "57P03",  # cannot_connect_now
         "57P05",  # idle_session_timeout
+    }
+)
+# Two transactions were in each other's way; alone, ours would have gone through.
+COLLISIONS = frozenset(
+    {
+        "40001",  # serialization_failure
+        "40P01",  # deadlock_detected
     }
 )
 # A table, a column, a schema or another object is not there.
@@ -44,7 +49,7 @@ class ServerError:
 
 
 class ConnectionLost(Unavailable):
-    """The connection broke, or the server asks to try again: worth another try."""
+    """The connection broke, or the server undid our transaction: worth another try."""
 
 
 def to_error(side: Side, said: ServerError) -> OrdermigrateError:
@@ -61,6 +66,11 @@ def _to_error(side: Side, said: ServerError) -> OrdermigrateError:  # noqa: C901
         return ConnectionLost(
             f"The {side}'s database is not available: {quoted}",
             todo="Run the same command again when it is; it goes on where it stopped",
+        )
+    if state in COLLISIONS:
+        return ConnectionLost(
+            f"The {side} undid a transaction of ours in favour of another one: {quoted}",
+            todo="Run the same command again; it goes on where it stopped",
         )
     if state in {"28P01", "28000"}:
         return UsageError(

@@ -81,6 +81,20 @@ def test_a_planted_difference_is_found_under_traffic(syncing: Syncing, planted: 
         syncing.settle(traffic)
 
 
+@pytest.mark.parametrize("cut_off", SIDES)
+def test_rows_that_were_marked_before_a_connection_was_lost_count_as_repaired(
+    syncing: Syncing, cut_off: Side
+) -> None:
+    add_quiet_orders(syncing)
+    syncing.catch_up()
+    execute_behind_fence(syncing.dsn("service"), PLANTED["changed"])
+    cut = ("repairing", 1, lambda _: syncing.proxies[cut_off].cut())
+    done = syncing.start_cli("validate", "--checksums", "--repair", "--json", at=cut).finish()
+    assert done.exit_code == 0, told(done) + done.stdout
+    assert "sync_waits" in names(done)
+    assert done.json["repaired_rows"] == 1
+
+
 @pytest.mark.parametrize("event", EVENTS)
 def test_a_killed_validation_harms_neither_sync_nor_the_next_one(
     syncing: Syncing, event: str

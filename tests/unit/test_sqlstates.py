@@ -6,11 +6,12 @@ import pytest
 
 from ordermigrate.errors import OrdermigrateError, Refused, Unavailable, UsageError
 from ordermigrate.model import Side
-from ordermigrate.sqlstates import TRANSIENT, ConnectionLost, ServerError, to_error
+from ordermigrate.sqlstates import COLLISIONS, TRANSIENT, ConnectionLost, ServerError, to_error
 
 TABLE: list[tuple[str, type[OrdermigrateError]]] = [
     ("", ConnectionLost),
     *((state, ConnectionLost) for state in sorted(TRANSIENT)),
+    *((state, ConnectionLost) for state in sorted(COLLISIONS)),
     ("08P01", ConnectionLost),
     ("08007", ConnectionLost),
     ("28P01", UsageError),
@@ -64,6 +65,11 @@ def test_only_what_passes_by_itself_is_tried_again(
 @pytest.mark.parametrize("state", ["53100", "57014", "42501", "28P01", "23505", "XX000", "42P01"])
 def test_what_only_a_person_can_mend_is_not_tried_again(state: str) -> None:
     assert state not in TRANSIENT
+
+
+@pytest.mark.parametrize("state", sorted(COLLISIONS))
+def test_a_database_that_undoes_a_transaction_is_not_called_away(state: str) -> None:
+    assert "not available" not in str(to_error(Side.SERVICE, ServerError(state, "x")))
 
 
 def test_a_value_that_does_not_fit_is_told_with_where_it_is() -> None:
