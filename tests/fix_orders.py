@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ import pytest
 from psycopg import sql
 
 from ordermigrate.logs import LEVEL_VARIABLE
+from tests import program
 from tests.fix_postgres import MakeDatabase, Side, TestServers
 
 FAMILY = Path(__file__).parent.parent / "sql" / "families" / "hub_orders"
@@ -357,7 +357,7 @@ class RunningCli:
     """A command that runs, and the events that it has logged so far."""
 
     args: tuple[str, ...]
-    process: subprocess.Popen[str]
+    process: program.Command
     at: tuple[str, int, Callable[[RunningCli], object]] | None = None
     _events: list[dict[str, Any]] = field(default_factory=list)
     _stdout: list[str] = field(default_factory=list)
@@ -490,16 +490,8 @@ def start_cli(tmp_path: Path) -> Iterator[StartCli]:
         cwd: Path | None = None,
         at: tuple[str, int, Callable[[RunningCli], object]] | None = None,
     ) -> RunningCli:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ordermigrate", *args, "--log-format", "json"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            cwd=cwd or tmp_path,
-            env=cli_environment(monolith, service, {LEVEL_VARIABLE: "debug"} | dict(env or {})),
-        )
+        variables = cli_environment(monolith, service, {LEVEL_VARIABLE: "debug"} | dict(env or {}))
+        process = program.start((*args, "--log-format", "json"), variables, cwd or tmp_path)
         started.append(RunningCli(args, process, at))
         return started[-1]
 
@@ -522,17 +514,8 @@ def run_cli(tmp_path: Path) -> RunCli:
         cwd: Path | None = None,
         timeout_seconds: float = _CLI_SECONDS,
     ) -> CliResult:
-        done = subprocess.run(
-            [sys.executable, "-m", "ordermigrate", *args],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            cwd=cwd or tmp_path,
-            env=cli_environment(monolith, service, env),
-            timeout=timeout_seconds,
-        )
-        return CliResult(args, done.returncode, done.stdout, done.stderr)
+        variables = cli_environment(monolith, service, env)
+        process = program.start(args, variables, cwd or tmp_path)
+        return RunningCli(args, process).finish(timeout_seconds=timeout_seconds)
 
     return run
