@@ -85,6 +85,14 @@ class Waiting:
     age_seconds: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits in some logs together, and the age of the oldest in seconds, 0 where none does."""
+
+    changes: int
+    age_seconds: float
+
+
 ALL = sql.SQL("true")
 
 
@@ -149,6 +157,15 @@ async def measure(session: Session, logs: Sequence[ChangeLog]) -> list[Waiting]:
     if not logs:
         return []
     return [Waiting(*row) for row in await session.run(measure_query(logs))]
+
+
+async def measure_all(session: Session, logs: Sequence[ChangeLog] | None = None) -> Backlog:
+    """Return what waits in these logs together, or in all that the side has."""
+    waiting = await measure(session, await read_all(session) if logs is None else logs)
+    return Backlog(
+        sum(each.changes for each in waiting),
+        max((each.age_seconds or 0.0 for each in waiting), default=0.0),
+    )
 
 
 async def add_mark(session: Session, log: ChangeLog, mark: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ordermigrate import backup, catalog, cleanup, fence, ledger, quarantine
+from ordermigrate import backup, catalog, cleanup, fence, ledger, proof, quarantine
 from ordermigrate.cleanup import Progress, Stage
 from ordermigrate.config import Config
 from ordermigrate.control import Session
@@ -20,7 +20,6 @@ from ordermigrate.phases import Phase
 from ordermigrate.sides import SideRow
 
 _DAY_SECONDS = 86400.0
-_MINUTE_SECONDS = 60.0
 
 
 async def require_open(
@@ -92,20 +91,10 @@ async def _find_unproved(config: Config, service: Session) -> list[str]:
             f"{left / _DAY_SECONDS:.1f} days more"
         )
     last = await ledger.read_last_validation(service)
-    again = "run `ordermigrate validate --checksums`"
-    if last is None:
-        said.append(f"nothing was validated: {again}")
-    elif last.is_void:
-        said.append(f"the last validation is void ({last.void_because}): {again}")
-    elif last.verdict != "equal":
-        said.append(f"the last validation found differences: {again}, with --repair")
-    elif last.algorithm is None:
-        said.append(f"the last validation did not compare every row: {again}")
-    elif last.age_seconds > limits.validation_age_minutes * _MINUTE_SECONDS:
-        said.append(
-            f"the last validation is {last.age_seconds / _MINUTE_SECONDS:.0f} minutes old, and may "
-            f"be {limits.validation_age_minutes:g} (validation_age_minutes): {again}"
-        )
+    said += [
+        f"{each}: run `ordermigrate validate --checksums`, with --repair where rows differ"
+        for each in proof.find_doubts(last, limits.validation_age_minutes)
+    ]
     said += [
         f"{each.kind.replace('_', ' ')} {each.name} on {each.table_name} is still off on the "
         "service: bring it back"

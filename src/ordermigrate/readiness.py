@@ -17,6 +17,7 @@ from ordermigrate import (
     change_logs,
     ledger,
     ownership,
+    proof,
     quarantine,
     queries,
     reversing,
@@ -114,22 +115,10 @@ def _oids(tables: Sequence[Table]) -> list[int]:
 
 async def _see_validation(scene: Scene) -> str:
     last = await ledger.read_last_validation(scene.service)
-    limit = scene.config.limits.validation_age_minutes * 60
-    if last is None:
-        said = "nothing has been validated"
-    elif last.is_void:
-        said = f"the last validation does not count any more: {last.void_because}"
-    elif last.verdict != "equal":
-        said = "the last validation found differences"
-    elif last.algorithm is None:
-        said = "the last validation was without checksums"
-    elif last.age_seconds > limit:
-        said = (
-            f"the last validation is {last.age_seconds / 60:.0f} min old; "
-            f"limits.validation_age_minutes is {limit / 60:g}"
-        )
-    else:
+    doubts = proof.find_doubts(last, scene.config.limits.validation_age_minutes)
+    if last is not None and not doubts:
         return f"both sides were equal {last.age_seconds / 60:.0f} min ago, by {last.algorithm}"
+    said = "; ".join(doubts)
     is_sound = last is not None and last.verdict == "equal"
     if is_sound and scene.direction is Direction.REVERSE:
         # That a server has failed over closes no way back: had the monolith lost a round, none had
@@ -142,18 +131,17 @@ async def _see_validation(scene: Scene) -> str:
 
 
 async def _see_lag(scene: Scene) -> str:
-    waiting = await change_logs.measure(scene.hot, await change_logs.read_all(scene.hot))
-    lag = max((each.age_seconds or 0.0 for each in waiting), default=0.0)
-    backlog = sum(each.changes for each in waiting)
+    backlog = await change_logs.measure_all(scene.hot)
+    said = f"{backlog.age_seconds:.1f} s, {backlog.changes:,} changes"
     limit = scene.config.limits.max_lag_seconds
-    if lag > limit and scene.direction is Direction.REVERSE:
-        return f"{lag:.1f} s, {backlog:,} changes; they are brought first"
-    if lag > limit:
-        raise _shut(
-            f"the {scene.cold.side} is {lag:.1f} s behind, {backlog:,} changes; "
-            f"limits.max_lag_seconds is {limit:g} (let `ordermigrate sync` catch up first)"
-        )
-    return f"{lag:.1f} s, {backlog:,} changes"
+    if backlog.age_seconds <= limit:
+        return said
+    if scene.direction is Direction.REVERSE:
+        return f"{said}; they are brought first"
+    raise _shut(
+        f"the {scene.cold.side} is behind: {said}; "
+        f"limits.max_lag_seconds is {limit:g} (let `ordermigrate sync` catch up first)"
+    )
 
 
 async def _see_quarantine(scene: Scene) -> str:

@@ -226,10 +226,9 @@ async def _fence_stale(
     async with locks.excluding_writers(hot, names):
         triggers = await catalog.read_own_triggers(hot)
         await ownership.switch(hot, tables, triggers, is_hot=False)
-        waiting = await change_logs.measure(hot, await change_logs.read_all(hot))
+        written = (await change_logs.measure_all(hot)).changes
         await hot.fetch_all("sides", "give_up", row.run, row.epoch, row.round, None)
         await hot.fetch_all("sides", "set_epoch", epoch)
-    written = sum(each.changes for each in waiting)
     reporter.report(TakenBack(cold.side.value, reason))
     notes: tuple[str, ...] = ()
     try:

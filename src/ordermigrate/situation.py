@@ -134,7 +134,7 @@ async def _read_sync(
     if not logs:
         return None
     gaps = await change_logs.find_missing(hot, gates.names_on(config, hot.side))
-    waiting = [] if gaps else await change_logs.measure(hot, logs)
+    backlog = await change_logs.measure_all(hot, [] if gaps else logs)
     triggers = {each.side: await catalog.read_own_triggers(each) for each in (monolith, service)}
     tables: dict[Side, list[Table]] = {}
     for session in (monolith, service):
@@ -148,8 +148,8 @@ async def _read_sync(
     if owner != "none":
         gaps += capture.find_gaps(tables.get(hot.side, []), triggers[hot.side])
     return SyncStatus(
-        sum(each.changes for each in waiting),
-        max((each.age_seconds or 0.0 for each in waiting), default=0.0),
+        backlog.changes,
+        backlog.age_seconds,
         await ledger.is_sync_at_work(service),
         await ledger.read_last_round(service),
         {side.value: fence.describe(tables[side], triggers[side]) for side in tables},

@@ -6,11 +6,11 @@ be. What it sets is kept in the databases, where applications ask for it.
 
 from __future__ import annotations
 
-from ordermigrate import db, gates, ledger, quarantine, sides, traffic
+from ordermigrate import change_logs, db, gates, ledger, proof, quarantine, sides, traffic
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import Refused, Unavailable, UsageError
-from ordermigrate.ledger import LastValidation, Run
+from ordermigrate.ledger import Run
 from ordermigrate.model import Side
 from ordermigrate.outcomes import TrafficResult
 from ordermigrate.phases import Phase
@@ -130,11 +130,12 @@ async def _require_open_gates(
         if table.where != "true"
     )
     found.extend(quarantine.describe(await quarantine.count(monolith)))
-    lag, limit = await traffic.measure_lag(monolith), config.limits.max_lag_seconds
+    lag = (await change_logs.measure_all(monolith)).age_seconds
+    limit = config.limits.max_lag_seconds
     if lag > limit:
         found.append(f"the service is {lag:.1f} s behind; max_lag_seconds allows {limit:g}")
     found.extend(
-        judge_proof(
+        proof.find_doubts(
             await ledger.read_last_validation(service), config.limits.validation_age_minutes
         )
     )
@@ -146,26 +147,6 @@ async def _require_open_gates(
             "then this command again",
             findings=found,
         )
-
-
-def judge_proof(last: LastValidation | None, max_age_minutes: float) -> list[str]:
-    """Say in sentences why the newest validation does not prove that both sides are equal now."""
-    if last is None:
-        return ["there was no validation"]
-    found: list[str] = []
-    if last.verdict != "equal":
-        found.append("the last validation found differences")
-    elif last.algorithm is None:
-        found.append("the last validation has only counted (without --checksums)")
-    if last.void_because is not None:
-        found.append(f"the last validation is void: {last.void_because}")
-    age_minutes = last.age_seconds / 60
-    if age_minutes > max_age_minutes:
-        found.append(
-            f"the last validation is {age_minutes:.0f} minutes old; validation_age_minutes allows "
-            f"{max_age_minutes:g}"
-        )
-    return found
 
 
 async def _result(

@@ -166,8 +166,8 @@ async def is_quiet(line: Line) -> bool:
 
     Where a side is not, the round that is run then says so, or takes it in.
     """
-    waiting = await change_logs.measure(line.control, list(line.logs.values()))
-    return not any(each.changes for each in waiting) and await _is_in_place(line)
+    backlog = await change_logs.measure_all(line.control, list(line.logs.values()))
+    return not backlog.changes and await _is_in_place(line)
 
 
 async def require_known_catalogs(line: Line) -> None:
@@ -216,8 +216,8 @@ async def run_whole(
     After a part has collided there is that one only, however much is waiting.
     """
     while not tally.takes_all:
-        waiting = await change_logs.measure(line.control, list(line.logs.values()))
-        if sum(each.changes for each in waiting) <= MAX_CHANGES:
+        backlog = await change_logs.measure_all(line.control, list(line.logs.values()))
+        if backlog.changes <= MAX_CHANGES:
             break
         report(await rounds.run_round(line, max_changes=MAX_CHANGES), reporter)
     done = await rounds.run_round(line, before_commit=before_commit)

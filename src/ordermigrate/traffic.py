@@ -114,12 +114,6 @@ async def lower(session: Session, percentage: int, reason: str) -> bool:
     return True
 
 
-async def measure_lag(monolith: Session) -> float:
-    """Return the age of the oldest change that waits, in seconds."""
-    waiting = await change_logs.measure(monolith, await change_logs.read_all(monolith))
-    return max((each.age_seconds or 0.0 for each in waiting), default=0.0)
-
-
 async def require_none(sessions: Iterable[Session]) -> None:
     """Raise `Refused` while somebody reads from a service that is about to lose its rows."""
     found = [
@@ -189,7 +183,7 @@ async def hold_back_now(config: Config, reporter: Reporter) -> None:
         share = await read(monolith)
         if share is None or share.is_service_owner:
             return
-        lag = await measure_lag(monolith)
+        lag = (await change_logs.measure_all(monolith)).age_seconds
         if lag <= limit:
             return
         reason = f"held back by sync: {lag:.1f} s behind, the limit is {limit:g} s"

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -177,6 +178,54 @@ def test_a_last_round_that_takes_too_long_is_undone_at_once(changing: Changing) 
         assert not traffic.counts["refused"]
         changing.bring_home("cutover")
         changing.settle(traffic)
+
+
+def test_writers_go_on_though_nothing_more_is_heard_of_a_change(changing: Changing) -> None:
+    """It stands still before its first commit; the owner's server lets them go by itself."""
+    changing.syncing.configure(stall_timeout_seconds=60.0)
+    changing.prove()
+    monolith, is_still = changing.syncing.proxies["monolith"], threading.Event()
+
+    def stand_still() -> None:
+        monolith.stall()
+        is_still.set()
+
+    with changing.traffic() as traffic, changing.watched():
+        traffic.wait_for_commits(5)
+        monolith.when_seen(LETS_GO, stand_still)
+        running = changing.start("cutover", "--max-pause", "1.5")
+        assert is_still.wait(60)
+        running.process.send_signal(signal.SIGSTOP)
+        traffic.wait_for_commits(traffic.commits + 5, timeout_seconds=15)
+        running.process.send_signal(signal.SIGCONT)
+        monolith.heal()
+        ended = running.finish()
+        assert ended.exit_code == 7, told(ended)
+        assert not traffic.counts["refused"]
+        changing.bring_home("cutover")
+        changing.settle(traffic)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_proof_that_becomes_void_after_the_gates_stops_the_change(
+    changing: Changing, command: Command
+) -> None:
+    source, target = sides_of(command)
+    changing.stand_before(command)
+
+    def void() -> None:
+        changing.syncing.on(
+            "service", "INSERT INTO ordermigrate.voiding (reason) VALUES ('somebody else did it')"
+        )
+
+    # The last rounds before the freeze are over, by whomever.
+    changing.syncing.proxies[target].when_seen(b"SELECT pg_advisory_lock", void)
+    ended = changing.run(command)
+    assert ended.exit_code == 3, told(ended)
+    assert "the last validation is void: somebody else did it" in ended.stderr
+    changing.require_owner(source)
+    changing.prove()
+    changing.bring_home(command)
 
 
 def test_a_pause_that_is_too_short_for_anything_is_undone_again_and_again(pair: Pair) -> None:
@@ -399,6 +448,21 @@ def test_a_sync_beside_a_change_turns_round_with_the_owner(changing: Changing) -
         ended = running.finish()
         assert ended.exit_code == 0, told(ended)
         changing.settle(traffic)
+
+
+def test_a_backlog_shuts_the_gate_of_a_cutover_and_is_brought_first_by_a_rollback(
+    pair: Pair,
+) -> None:
+    pair = pair.but(limits={**pair.limits, "max_lag_seconds": 0.001})
+    pair.on_monolith(WRITE)
+    assert_refused(pair.run("cutover"), 3, ["the service is behind", "1 changes"])
+    catch_up(pair)
+    succeed(pair, "cutover")
+    pair.on_service(WRITE)
+    assert "they are brought first" in succeed(pair, "rollback", "--dry-run").stdout
+    succeed(pair, "rollback")
+    assert pair.on_monolith("SELECT number FROM public.thing WHERE id = 7") == [(72,)]
+    require_owner(pair, "monolith")
 
 
 # ------------------------------------------------------------------ who uses the tables meanwhile

@@ -1,19 +1,13 @@
-"""When reads are held back, and what proof a step up takes: decided without a database."""
+"""When reads are held back: decided without a database."""
 
 from __future__ import annotations
-
-from dataclasses import replace
-from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ordermigrate.ledger import LastValidation
-from ordermigrate.steering import judge_proof
 from ordermigrate.traffic import LagWatch
 
 LIMIT = 5.0
-PROOF = LastValidation("equal", "md5", datetime(2026, 1, 1, tzinfo=UTC), 60.0, 1.0, [], None)
 
 
 def test_lag_over_its_limit_is_borne_for_as_long_again() -> None:
@@ -36,19 +30,3 @@ def test_lag_within_its_limit_never_holds_anybody_back(looks: list[tuple[float, 
     for lag, now in looks:
         watch = watch.see(lag, now)
         assert not watch.is_enough(now)
-
-
-def test_a_fresh_whole_equal_validation_is_proof() -> None:
-    assert judge_proof(PROOF, 60) == []
-    assert judge_proof(replace(PROOF, age_seconds=3600.0), 60) == []
-
-
-def test_every_flaw_of_a_validation_is_told() -> None:
-    assert judge_proof(None, 60) == ["there was no validation"]
-    worst = replace(PROOF, verdict="different", void_because="a failover", age_seconds=3700.0)
-    assert judge_proof(worst, 60) == [
-        "the last validation found differences",
-        "the last validation is void: a failover",
-        "the last validation is 62 minutes old; validation_age_minutes allows 60",
-    ]
-    assert "only counted" in judge_proof(replace(PROOF, algorithm=None), 60)[0]

@@ -113,10 +113,11 @@ async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> tupl
     due, pause, rows_in_step = 0.0, _ROW_SECONDS, 0
     with scene.narrator.moving_row() as move:
         while rows_in_step < _ROWS_IN_STEP:
-            backlog, lag = await measure(monolith, logs)
+            backlog = await change_logs.measure_all(monolith, logs)
+            lag = backlog.age_seconds
             scene.may_follow.set()
             passed = time.monotonic() - began
-            said = f"backlog {backlog:>7,}  lag {meters.format_seconds(lag):>6}"
+            said = f"backlog {backlog.changes:>7,}  lag {meters.format_seconds(lag):>6}"
             # A lag that only grows is short before sync has done anything, too.
             has_fallen = before is not None and (lag < before or not lag)
             if took is None and has_fallen and lag < _IN_STEP_SECONDS:
@@ -125,7 +126,7 @@ async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> tupl
             if took is not None:
                 longest = max(longest, lag)
             elif passed > _PATIENCE_SECONDS:
-                raise _explain_delay(backlog, passed)
+                raise _explain_delay(backlog.changes, passed)
             move(said)
             if passed >= due:
                 scene.narrator.row(f"{meters.format_seconds(passed):>7}  {said}")
@@ -134,15 +135,6 @@ async def _watch(scene: Scene, monolith: Session, logs: list[ChangeLog]) -> tupl
                 pause = min(pause * 1.5, _LONGEST_PAUSE) if took is None else _ROW_SECONDS
             await asyncio.sleep(_LOOK_SECONDS)
     return took or 0.0, longest
-
-
-async def measure(owner: Session, logs: list[ChangeLog]) -> tuple[int, float]:
-    """Return backlog and lag in seconds, by the same means as `ordermigrate status`."""
-    waiting = await change_logs.measure(owner, logs)
-    return (
-        sum(each.changes for each in waiting),
-        max((each.age_seconds or 0.0 for each in waiting), default=0.0),
-    )
 
 
 def _explain_delay(backlog: int, seconds: float) -> Unavailable:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 
 from ordermigrate import change_logs, meters
 from ordermigrate.control import Session
-from ordermigrate.demo import moving
 from ordermigrate.demo.scene import Scene, count_orders, format_moment
 from ordermigrate.demo.traffic import State
 from ordermigrate.errors import OrdermigrateError, Unavailable
@@ -84,7 +83,7 @@ async def _drain(scene: Scene) -> float:
     owner = await scene.open(scene.traffic.sides[0])
     try:
         logs = await change_logs.read_all(owner)
-        while (backlog := (await moving.measure(owner, logs))[0]) > 0:
+        while (backlog := (await change_logs.measure_all(owner, logs)).changes) > 0:
             if time.monotonic() - began > _PATIENCE_SECONDS:
                 raise Unavailable(
                     f"{backlog:,} changes are still waiting {_PATIENCE_SECONDS:g} s after the "
