@@ -42,6 +42,7 @@ from tests.fix_traffic import FENCED
 from tests.integration.ground import Heard
 
 LETS_GO = b"SET is_hot = false"
+HOLDS_TURN = b"SELECT pg_advisory_lock(hashtextextended('ordermigrate apply'"
 TAKES_OVER = b"SET is_hot = true"
 WRITE = "UPDATE public.thing SET number = number + 1 WHERE id = 7"
 
@@ -219,7 +220,7 @@ def test_a_proof_that_becomes_void_after_the_gates_stops_the_change(
         )
 
     # The last rounds before the freeze are over, by whomever.
-    changing.syncing.proxies[target].when_seen(b"SELECT pg_advisory_lock", void)
+    changing.syncing.proxies[target].when_seen(HOLDS_TURN, void)
     ended = changing.run(command)
     assert ended.exit_code == 3, told(ended)
     assert "the last validation is void: somebody else did it" in ended.stderr
