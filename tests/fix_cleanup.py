@@ -69,9 +69,7 @@ class Shop:
         self.pair = pair
         self.start_cli = start_cli
         self.folder = folder
-        self.before = picture(pair.monolith)
-        self.service = picture(pair.service)
-        cut_over(bring_up(pair))
+        self.before, self.service = pair.kept
 
     def clean(self, *args: str, **limits: object) -> CliResult:
         """Run a cleanup, which has to succeed."""
@@ -134,6 +132,13 @@ class Shop:
         return found
 
 
+def hand_over(pair: Pair) -> tuple[list[str], list[str]]:
+    """Make the service the owner; return what both sides were before the migration."""
+    before = pair.pictures()
+    cut_over(bring_up(pair))
+    return before
+
+
 def definitions_of(lines: list[str]) -> list[str]:
     """Return a picture without rows and files, which a copy changes."""
     return sorted(
@@ -152,7 +157,7 @@ def unreachable(dsn: str) -> str:
 @pytest.fixture
 def shop(make_pair: MakePair, start_cli: StartCli, tmp_path: Path) -> Shop:
     """Two tables that the service has owned for 60 days, proved equal a moment ago."""
-    pair = make_pair(MONOLITH, SERVICE, tables=TABLES, limits=LIMITS)
+    pair = make_pair(MONOLITH, SERVICE, tables=TABLES, limits=LIMITS, brought_by=hand_over)
     return Shop(pair, start_cli, tmp_path)
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -31,7 +31,7 @@ from tests.fix_orders import (
     execute_behind_fence,
     identical,
 )
-from tests.fix_postgres import MakeDatabase, TestServers, execute
+from tests.fix_postgres import SIDES, MakeDatabase, Side, TestServers, execute
 
 THING: Mapping[str, object] = {"name": "public.thing"}
 _PICTURE = r"""
@@ -122,6 +122,8 @@ class Pair:
     limits: Mapping[str, object] = field(default_factory=dict)
     monolith_dsn: str | None = None
     service_dsn: str | None = None
+    # What was returned by what brought it to where it is.
+    kept: Any = None
 
     def run(self, *args: str, env: Mapping[str, str] | None = None) -> CliResult:
         """Run a command of the program on both databases."""
@@ -235,8 +237,12 @@ class MakePair(Protocol):
         tables: Sequence[Mapping[str, object]] = (THING,),
         limits: Mapping[str, object] | None = None,
         options: tuple[str, str] = ("", ""),
+        brought_by: Callable[[Pair], object] | None = None,
     ) -> Pair:
-        """Run a script in each, the same in both where there is one only."""
+        """Run a script in each, the same in both where there is one only.
+
+        With `brought_by` it is done to the first such pair only, and every test gets a clone.
+        """
         ...
 
 
@@ -298,11 +304,54 @@ def run_here(
     return run_command
 
 
+# A clone is another database than the one that the ledger knows, and as fresh as the test.
+_ADOPT = """
+UPDATE ordermigrate.run SET
+    monolith = monolith || jsonb_build_object('database', {m}, 'database_oid', {m_oid}),
+    service = service || jsonb_build_object('database', {s}, 'database_oid', {s_oid});
+UPDATE ordermigrate.validation SET finished_at = clock_timestamp()
+"""
+
+
+class PairTemplates:
+    """Pairs that were brought to where tests begin, to be cloned."""
+
+    def __init__(self, servers: TestServers) -> None:
+        self.servers = servers
+        self._made: dict[str, tuple[dict[Side, str], object]] = {}
+
+    def find(
+        self, key: str, bring: Callable[[dict[Side, str]], object]
+    ) -> tuple[dict[Side, str], object]:
+        """Return two databases' names and what was kept, made by `bring` when first wanted."""
+        if key not in self._made:
+            names = {side: self.servers.of(side).create_database(f"{side}_kept") for side in SIDES}
+            self._made[key] = (names, bring(names))
+        return self._made[key]
+
+
+@pytest.fixture(scope="session")
+def pair_templates(postgres_servers: TestServers) -> PairTemplates:
+    """The pairs that `make_pair` clones."""
+    return PairTemplates(postgres_servers)
+
+
+def _adopt(monolith: str, service: str) -> None:
+    found: dict[str, sql.Literal] = {}
+    for name, dsn in (("m", monolith), ("s", service)):
+        ((database, oid),) = execute(
+            dsn, "SELECT datname, oid::bigint FROM pg_database WHERE datname = current_database()"
+        )
+        found |= {name: sql.Literal(database), f"{name}_oid": sql.Literal(oid)}
+    execute(service, sql.SQL(_ADOPT).format(**found).as_string(None))
+
+
 @pytest.fixture
 def make_pair(
     make_role: MakeRole,
     make_tablespace: MakeTablespace,
     make_database: MakeDatabase,
+    pair_templates: PairTemplates,
     run_here: RunHere,
     ordermigrate_toml: WriteToml,
 ) -> MakePair:
@@ -315,17 +364,43 @@ def make_pair(
         tables: Sequence[Mapping[str, object]] = (THING,),
         limits: Mapping[str, object] | None = None,
         options: tuple[str, str] = ("", ""),
+        brought_by: Callable[[Pair], object] | None = None,
     ) -> Pair:
-        return Pair(
-            make_database("monolith", script=monolith, options=options[0]),
-            make_database(
-                "service", script=monolith if service is None else service, options=options[1]
-            ),
-            run_here,
-            ordermigrate_toml,
-            tables,
-            limits or {},
-        )
+        scripts: dict[Side, str] = {
+            "monolith": monolith,
+            "service": monolith if service is None else service,
+        }
+
+        def pair(dsns: dict[Side, str], kept: object = None) -> Pair:
+            return Pair(
+                dsns["monolith"],
+                dsns["service"],
+                run_here,
+                ordermigrate_toml,
+                tables,
+                limits or {},
+                kept=kept,
+            )
+
+        if brought_by is None:
+            return pair(
+                {
+                    side: make_database(side, script=scripts[side], options=more)
+                    for side, more in zip(SIDES, options, strict=True)
+                }
+            )
+
+        def bring(names: dict[Side, str]) -> object:
+            servers = {side: pair_templates.servers.of(side) for side in SIDES}
+            for side, server in servers.items():
+                server.run(scripts[side], names[side])
+            return brought_by(pair({side: servers[side].dsn(names[side]) for side in SIDES}))
+
+        key = repr((scripts, tables, limits, brought_by.__module__, brought_by.__qualname__))
+        names, kept = pair_templates.find(key, bring)
+        cloned = pair({side: make_database(side, template=names[side]) for side in SIDES}, kept)
+        _adopt(cloned.monolith, cloned.service)
+        return cloned
 
     return make
 

@@ -97,7 +97,7 @@ async def _clear(session: Session) -> list[str]:
         async with session.transaction():
             await session.set_local("statement_timeout", "0")
             await sides.show_pass(session)
-            notes = await indexes.unsilence(session)
+            notes = await indexes.unsilence(session, await ledger.read_silenced(session))
     await traces.remove_triggers(session)
     async with session.transaction():
         await traces.remove_schema(session)

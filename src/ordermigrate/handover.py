@@ -19,6 +19,7 @@ from ordermigrate.changes import Change
 from ordermigrate.commits import Transaction
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Stranded, Undone
+from ordermigrate.ledger import RecordedObject
 from ordermigrate.progress import Drained, Freezing, Frozen, LetGo, TakenOver
 from ordermigrate.rounds import Line, Round
 from ordermigrate.sequences import SequencePair
@@ -52,7 +53,7 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
             await taking.begin(change, taker)
             # Two new backends read beforehand what they will need while writers wait.
             await letting_go.warm(change, freezer, pairs)
-            await taking.warm(taker)
+            recorded = await taking.warm(taker)
             change.reporter.report(Freezing(source.value))
             began = await locks.begin_excluding(
                 freezer, change.names[source], longest_seconds=change.max_pause_seconds / 2
@@ -66,7 +67,9 @@ async def hand_over(change: Change, line: Line, book: Session) -> float:
         end = change.end = began + change.max_pause_seconds
         try:
             async with asyncio.timeout(max(0.0, end - time.monotonic())):
-                let_go, taken = await _fill(change, line, freezer, taker, book, pairs, sessions)
+                let_go, taken = await _fill(
+                    change, line, freezer, taker, book, pairs, sessions, recorded
+                )
         except BaseException as failed:
             # Whatever it was: the servers undo what was open. Writers first; and a round that was
             # under way holds the target's row, which is wanted next.
@@ -130,6 +133,7 @@ async def _fill(
     book: Session,
     pairs: list[SequencePair],
     sessions: int,
+    recorded: list[RecordedObject],
 ) -> tuple[Transaction, Transaction]:
     """Do all that there is between the freeze and the first commit; writers wait, so it is short.
 
@@ -142,7 +146,7 @@ async def _fill(
     intent = change.intent(let_go, done.number)
     work = [
         taking.note_intent(change, book, intent),
-        taking.prepare(change, taker, pairs, values, sessions),
+        taking.prepare(change, taker, pairs, values, sessions, recorded),
     ]
     await run_together(*work)
     work = [
@@ -154,7 +158,7 @@ async def _fill(
 
 
 async def _drain(change: Change, line: Line) -> Round:
-    done = await rounds.run_round(line)
+    done = await rounds.run_round(line, is_turn_held=True)
     if not done.is_complete or done.is_timeline_new:
         raise Undone("The last round has left something, or a server has failed over meanwhile")
     change.reporter.report(Drained(done.number, done.changes))

@@ -72,7 +72,9 @@ async def silence(target: Session, maps: Iterable[TableMap]) -> list[str]:
     return done
 
 
-async def unsilence(target: Session, *, is_hasty: bool = False) -> list[str]:
+async def unsilence(
+    target: Session, recorded: Sequence[RecordedObject], *, is_hasty: bool = False
+) -> list[str]:
     """Bring back what `silence` switched off, as it was recorded, in the caller's transaction.
 
     A foreign key that rows on the target break comes back as NOT VALID. Returns a sentence for
@@ -80,30 +82,31 @@ async def unsilence(target: Session, *, is_hasty: bool = False) -> list[str]:
 
     Args:
         target: A session in the database where it was recorded.
+        recorded: The foreign keys and triggers, as `ledger.read_objects` returns them.
         is_hasty: Whether writers wait: then no row is looked at, and `validate_keys` is for later.
 
     """
     notes: list[str] = []
-    for recorded in await ledger.read_objects(target, "foreign_key"):
+    for key in (each for each in recorded if each.kind == "foreign_key"):
         if is_hasty:
-            await _restore_key_unseen(target, recorded)
+            await _restore_key_unseen(target, key)
         else:
-            notes.extend(await _restore_key(target, recorded))
-    for recorded in await ledger.read_objects(target, "trigger"):
-        table = TableName(**recorded.definition["table"])
+            notes.extend(await _restore_key(target, key))
+    for trigger in (each for each in recorded if each.kind == "trigger"):
+        table = TableName(**trigger.definition["table"])
         block = {"A": "enable_trigger_always", "R": "enable_trigger_on_replica"}.get(
-            str(recorded.definition["enabled"]), "enable_trigger"
+            str(trigger.definition["enabled"]), "enable_trigger"
         )
         there = await target.fetch_one(
-            "indexes", "find_trigger", table.schema, table.name, recorded.name
+            "indexes", "find_trigger", table.schema, table.name, trigger.name
         )
         if there is None:
-            notes.append(f"trigger {recorded.name} on {table} is not there any more")
+            notes.append(f"trigger {trigger.name} on {table} is not there any more")
         else:
             await target.fetch_all(
-                "indexes", block, table=table.sql, name=sql.Identifier(recorded.name)
+                "indexes", block, table=table.sql, name=sql.Identifier(trigger.name)
             )
-        await ledger.mark_restored(target, recorded)
+        await ledger.mark_restored(target, trigger)
     return notes
 
 

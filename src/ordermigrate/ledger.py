@@ -425,6 +425,13 @@ async def read_objects(session: Session, *kinds: str, state: str = "off") -> lis
     ]
 
 
+async def read_silenced(session: Session) -> list[RecordedObject]:
+    """Return the foreign keys and triggers that are off in a database, if it has any on record."""
+    if not await has_records(session):
+        return []
+    return await read_objects(session, "foreign_key", "trigger")
+
+
 async def has_objects(service: Session) -> bool:
     """Whether there is a ledger here that could have objects on record."""
     return bool((await service.fetch_one("ledger", "has_ledger")).has_ledger)

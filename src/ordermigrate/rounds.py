@@ -224,6 +224,7 @@ async def run_round(
     *,
     max_changes: int | None = None,
     before_commit: Callable[[str], Awaitable[None]] | None = None,
+    is_turn_held: bool = False,
 ) -> Round:
     """Apply what the source has logged, as of a snapshot taken now.
 
@@ -231,6 +232,8 @@ async def run_round(
         line: The connections; after any exception they must not be used again.
         max_changes: Take about so many changes at most; the round is then not complete.
         before_commit: Called with the name of the exported snapshot, before anything is committed.
+        is_turn_held: Nobody else's round can come in between (`hold_turn`): then the snapshot need
+            not wait for the turn, and both sides begin at the same time.
 
     Raises:
         StructureChanged: Nothing was applied; look at the tables again.
@@ -244,7 +247,7 @@ async def run_round(
     oids = [leaf.oid for each in line.maps for leaf in each.source.leaves]
     oids += line.oids[line.control.side]
     (done,) = await run_together(
-        _run(line, max_changes, before_commit, started),
+        _run(line, max_changes, before_commit, started, is_turn_held=is_turn_held),
         beside=[locks.watch_for_rewriters(line.watcher, oids, [line.source.pid])],
     )
     return done
@@ -255,23 +258,25 @@ async def _run(
     max_changes: int | None,
     before_commit: Callable[[str], Awaitable[None]] | None,
     started: float,
+    *,
+    is_turn_held: bool,
 ) -> Round:
     source, target = line.source, line.target
-    number, is_new = await _begin_target(line)
-    await locks.begin_locked(
-        source.run,
-        line.control,
-        [each.source.name for each in line.maps],
-        line.timeout_ms,
-        is_writing=True,
-    )
-    look = await _look(line, number)
+    if is_turn_held:
+        work: list[Coroutine[Any, Any, Any]] = [_begin_target(line), _begin_source(line)]
+        (number, is_new), look = await run_together(*work)
+    else:
+        number, is_new = await _begin_target(line)
+        look = await _begin_source(line)
+    _require_round(source.side, look, number)
     is_new = is_new or look["known_timeline"] not in {None, look["timeline"]}
     line.reporter.report(RoundBegun(number))
     waiting = await _measure(line)
-    taken, applied = await _take_tables(line, waiting, max_changes)
+    # What the target commits, the source must not lose in a crash.
+    flushed = write_ahead_log.wait_for_flush(line.control, look["position"], source.stall_seconds)
+    work = [_take_tables(line, waiting, max_changes), flushed]
+    (taken, applied), _ = await run_together(*work)
     remaining = sum(each.changes for each in waiting.values()) - taken
-    await write_ahead_log.wait_for_flush(line.control, look["position"], source.stall_seconds)
     if before_commit is not None:
         exported = await source.fetch_one("rounds", "export_snapshot")
         await before_commit(exported["name"])
@@ -329,11 +334,13 @@ async def _commit(session: StreamSession) -> None:
         raise AssertionError(message)
 
 
-async def _look(line: Line, number: int) -> Any:  # noqa: ANN401  a row of rounds.look
-    """Take the snapshot, and see that the source is where it has to be."""
+async def _begin_source(line: Line) -> Any:  # noqa: ANN401  a row of rounds.look
+    """Enter the round on the source, and take the snapshot."""
     source = line.source
+    names = [each.source.name for each in line.maps]
+    await locks.begin_locked(source.run, line.control, names, line.timeout_ms, is_writing=True)
     look = await source.fetch_one("rounds", "look")
-    _require_place(line, look, number)
+    _require_owner(line, look)
     await _require_forward(line, look["position"])
     version = await source.fetch_one("catalog", "read_version", line.oids[source.side])
     if version["version"] != line.versions[source.side]:
@@ -388,13 +395,16 @@ def _other_run(line: Line, side: Side) -> Refused:
     )
 
 
-def _require_place(line: Line, look: dict[str, object] | None, number: int) -> None:
-    """Refuse a source that is not this migration's, or not where its target is."""
-    side = line.source.side
+def _require_owner(line: Line, look: dict[str, object] | None) -> None:
+    """Refuse a source that is not this migration's, or not the owner."""
     if look is None or look["run"] != line.run:
-        raise _other_run(line, side)
+        raise _other_run(line, line.source.side)
     if look["epoch"] != line.epoch or not look["is_hot"]:
         raise OwnerChanged
+
+
+def _require_round(side: Side, look: dict[str, object], number: int) -> None:
+    """Refuse a source that is not where its target is."""
     if look["round"] not in {number - 1, number - 2}:
         raise Refused(
             f"The {side} is at round {look['round']}, the {side.other} at {number - 1}: one of the "

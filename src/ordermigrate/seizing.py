@@ -99,8 +99,7 @@ async def _seize(config: Config, session: Session, row: SideRow) -> None:
     triggers = await catalog.read_own_triggers(session)
     async with locks.excluding_writers(session, names):
         await ownership.switch(session, tables, triggers, is_hot=True)
-        if await ledger.has_records(session):
-            await indexes.unsilence(session, is_hasty=True)
+        await indexes.unsilence(session, await ledger.read_silenced(session), is_hasty=True)
         epoch = row.epoch + _EPOCHS_AHEAD
         if await session.fetch_one("sides", "seize", row.run, epoch) is None:
             raise Refused(

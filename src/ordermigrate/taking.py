@@ -14,6 +14,7 @@ from ordermigrate.changes import Change
 from ordermigrate.commits import Transaction
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused, Undone
+from ordermigrate.ledger import RecordedObject
 from ordermigrate.progress import IntentNoted
 from ordermigrate.sequences import SequencePair
 
@@ -27,12 +28,14 @@ async def begin(change: Change, taker: Session) -> None:
         await taker.set_local(name, limit)
 
 
-async def warm(taker: Session) -> None:
-    """Have a new backend read beforehand what it will need while writers wait."""
+async def warm(taker: Session) -> list[RecordedObject]:
+    """Have a new backend read beforehand what it will need while writers wait.
+
+    Returns what has to come back on this side.
+    """
     await catalog.read_own_triggers(taker)
     await sides.read(taker)
-    if await ledger.has_records(taker):
-        await ledger.read_objects(taker, "trigger", "foreign_key")
+    return await ledger.read_silenced(taker)
 
 
 async def note_intent(change: Change, book: Session, intent: str) -> None:
@@ -49,6 +52,7 @@ async def prepare(
     pairs: list[SequencePair],
     values: dict[int, int | None],
     sessions: int,
+    recorded: list[RecordedObject],
 ) -> None:
     """Do all of the taking over that its side row has no say in."""
     await locks.lock_against_writers(taker, change.names[taker.side])
@@ -56,8 +60,7 @@ async def prepare(
     change.switched[taker.side] = await ownership.switch(
         taker, change.target.tables, change.target.triggers, is_hot=True
     )
-    if await ledger.has_records(taker):
-        change.notes += await indexes.unsilence(taker, is_hasty=True)
+    change.notes += await indexes.unsilence(taker, recorded, is_hasty=True)
 
 
 async def take_over(change: Change, taker: Session) -> Transaction:
@@ -96,7 +99,8 @@ async def finish(change: Change, end: float) -> None:
         if row is not None and row.is_hot and row.epoch > change.epoch:
             return
         await begin(change, taker)
-        await prepare(change, taker, [], {}, 0)  # of the sequences the caller has thought
+        recorded = await ledger.read_silenced(taker)
+        await prepare(change, taker, [], {}, 0, recorded)  # of the sequences the caller has thought
         taken = await take_over(change, taker)
         if not await commits.commit(change.config, change.direction, taker, taken, end):
             raise Refused(f"The {taker.side}'s server did not take the commit")

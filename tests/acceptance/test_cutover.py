@@ -26,7 +26,7 @@ FENCED = "OM001"
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A pair that is followed, and proved equal."""
-    return bring_up(make_pair(ROWS, TABLE))
+    return make_pair(ROWS, TABLE, brought_by=bring_up)
 
 
 def owner_of(pair: Pair) -> str:

@@ -39,15 +39,14 @@ CAPTURE = "TRIGGER ordermigrate_capture_row"
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A table of 50 rows, followed and proved."""
-    return bring_up(make_pair(ROWS, TABLE))
+    return make_pair(ROWS, TABLE, brought_by=bring_up)
 
 
 @pytest.fixture
 def parted(make_pair: MakePair) -> Pair:
     """A partitioned table on the monolith, a plain one on the service, followed and proved."""
-    return bring_up(
-        make_pair(PARTITIONED, "CREATE TABLE public.thing (id integer PRIMARY KEY, word text)")
-    )
+    service = "CREATE TABLE public.thing (id integer PRIMARY KEY, word text)"
+    return make_pair(PARTITIONED, service, brought_by=bring_up)
 
 
 def on(pair: Pair, side: Side, statement: str) -> None:

@@ -42,17 +42,16 @@ FAMILY = "CREATE TABLE public.thing (id integer PRIMARY KEY, boss integer, word 
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A table of 50 rows, followed and proved."""
-    return bring_up(make_pair(ROWS, TABLE))
+    return make_pair(ROWS, TABLE, brought_by=bring_up)
 
 
 @pytest.fixture
 def parted(make_pair: MakePair) -> Pair:
     """Partitioned on the service."""
-    return bring_up(
-        make_pair(
-            f"{PLAIN}; INSERT INTO public.thing SELECT n, 'w' FROM generate_series(1, 150) n",
-            PARTITIONED.partition("INSERT")[0],
-        )
+    return make_pair(
+        f"{PLAIN}; INSERT INTO public.thing SELECT n, 'w' FROM generate_series(1, 150) n",
+        PARTITIONED.partition("INSERT")[0],
+        brought_by=bring_up,
     )
 
 

@@ -19,16 +19,20 @@ MONOLITH = (
 )
 
 
-@pytest.fixture
-def pair(make_pair: MakePair) -> Pair:
-    """A service that owns the tables and has rows that the monolith does not take."""
-    pair = bring_up(make_pair(MONOLITH, SERVICE))
+def quarantine(pair: Pair) -> None:
+    """Make the service the owner, and have it write rows that the monolith does not take."""
+    bring_up(pair)
     succeed(pair, "cutover")
     pair.on_monolith("INSERT INTO public.note VALUES (7)")
     pair.on_service("INSERT INTO public.thing VALUES (100, 'orphan', 99), (101, 'fine', 3)")
     pair.on_service("DELETE FROM public.thing WHERE id IN (7, 8)")
     catch_up(pair)
-    return pair
+
+
+@pytest.fixture
+def pair(make_pair: MakePair) -> Pair:
+    """A service that owns the tables and has rows that the monolith does not take."""
+    return make_pair(MONOLITH, SERVICE, brought_by=quarantine)
 
 
 def listed(pair: Pair) -> list[tuple[str, str]]:

@@ -39,7 +39,7 @@ KEYS = (
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A table of 50 rows, followed and proved."""
-    return bring_up(make_pair(ROWS, TABLE))
+    return make_pair(ROWS, TABLE, brought_by=bring_up)
 
 
 def test_status_before_anything_knows_nothing_of_sync(make_pair: MakePair) -> None:

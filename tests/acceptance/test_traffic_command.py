@@ -33,7 +33,7 @@ OLDER = "UPDATE ordermigrate.change_log_1 SET changed_at = changed_at - interval
 @pytest.fixture
 def pair(make_pair: MakePair) -> Pair:
     """A table of 50 rows, followed and proved."""
-    return bring_up(make_pair(ROWS, TABLE))
+    return make_pair(ROWS, TABLE, brought_by=bring_up)
 
 
 def take_away(proxy: FaultProxy) -> None:

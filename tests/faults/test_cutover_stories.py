@@ -52,7 +52,7 @@ def pair(make_pair: MakePair) -> Pair:
     """A small table that is followed, and proved equal."""
     # No sync is at work beside: the lag is what it is.
     limits = {"max_pause_seconds": 2.0, "max_lag_seconds": 600.0}
-    return bring_up(make_pair(ROWS, TABLE, limits=limits))
+    return make_pair(ROWS, TABLE, limits=limits, brought_by=bring_up)
 
 
 @contextmanager

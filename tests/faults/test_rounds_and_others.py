@@ -28,7 +28,7 @@ STALL_SECONDS = 1.5
 def pair(make_pair: MakePair) -> Pair:
     """A table of which nothing on the service is dropped for a load: a key of another needs it."""
     needed = f"{TABLE}; CREATE TABLE public.note (id integer REFERENCES public.thing)"
-    return bring_up(make_pair(ROWS, needed))
+    return make_pair(ROWS, needed, brought_by=bring_up)
 
 
 def test_a_sync_takes_no_round_once_the_copy_is_begun_anew(
