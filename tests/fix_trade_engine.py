@@ -72,6 +72,7 @@ PARTITION_FUNCTIONS = frozenset(
     {"create_orders_partition", "create_trades_partition", "maintain_partitions"}
 )
 PARTITIONS = 42
+_PAUSE_SECONDS = 0.01
 _FIND_OBJECTS = """
 SELECT 'enum', typname FROM pg_type
 WHERE typtype = 'e' AND typnamespace = 'public'::regnamespace
@@ -152,7 +153,7 @@ class Exchange(threading.Thread):
             while not self.is_over.is_set():
                 try:
                     with psycopg.connect(self.dsns[0], autocommit=True) as connection:
-                        while not self.is_over.wait(0.003):
+                        while not self.is_over.wait(_PAUSE_SECONDS):
                             self._write(connection)
                 except psycopg.Error as error:
                     if error.sqlstate != "OM001":
