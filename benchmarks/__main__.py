@@ -23,6 +23,7 @@ from benchmarks import (
     pause,
     results,
     sizes,
+    trade_engine,
     validation,
     whole_job,
 )
@@ -37,6 +38,7 @@ Note = Callable[[SeriesByName], list[str]]
 JOBS: Final = (
     *("copy_rows", "whole_job", "validate", "client", "linear"),
     *("capture", "drain", "lag", "pause"),
+    "trade_engine",
 )
 
 
@@ -153,6 +155,9 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
     def measure_pause(ground: Ground) -> Section:
         return pause.measure(ground, "Pause", _about(pause), changes=chosen.changes)
 
+    def measure_trade_engine(ground: Ground) -> Section:
+        return trade_engine.measure(ground, "The trade engine", _about(trade_engine))
+
     plans = {
         "copy_rows": _in_turn(
             "Rows only", copy_rows, copy_rows.make_contestants, copy_rows.judge, rounds
@@ -176,6 +181,7 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
         "drain": _in_turn("A backlog", drain, drain.make_contestants, drain.judge, rounds),
         "lag": Plan("Lag", measure_lag),
         "pause": Plan("Pause", measure_pause),
+        "trade_engine": Plan("The trade engine", measure_trade_engine),
     }
     wanted = {"client" if name == "linear" else name for name in names}
     return [plan for name, plan in plans.items() if name in wanted]

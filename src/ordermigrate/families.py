@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
+
+_INCLUDED = re.compile(r"^\\ir (\S+)$", re.MULTILINE)
 
 
 def find_family(name: str) -> Path | None:
@@ -20,3 +23,10 @@ def list_families() -> list[str]:
         if folder.is_dir():
             return sorted(each.name for each in folder.iterdir() if each.is_dir())
     return []
+
+
+def read_script(path: Path) -> str:
+    r"""Return a family's SQL as one text, with the files that it takes in by psql's `\ir`."""
+    return _INCLUDED.sub(
+        lambda found: read_script(path.parent / found[1]).rstrip("\n"), path.read_text("utf-8")
+    )

@@ -173,7 +173,7 @@ async def _apply_family(
     steps.append(f"create the service's tables by the family {config.family}")
     if not is_dry_run:
         async with service.transaction():
-            await service.run_script((folder / "service.sql").read_text("utf-8"))
+            await service.run_script(families.read_script(folder / "service.sql"))
     return True
 
 
