@@ -21,6 +21,7 @@ from benchmarks import (
     drain,
     lag,
     pause,
+    preflight,
     results,
     sizes,
     validation,
@@ -36,7 +37,7 @@ Note = Callable[[SeriesByName], list[str]]
 
 JOBS: Final = (
     *("copy_rows", "whole_job", "validate", "client", "linear"),
-    *("capture", "drain", "lag", "pause"),
+    *("capture", "drain", "lag", "pause", "preflight"),
 )
 
 
@@ -176,6 +177,9 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
         "drain": _in_turn("A backlog", drain, drain.make_contestants, drain.judge, rounds),
         "lag": Plan("Lag", measure_lag),
         "pause": Plan("Pause", measure_pause),
+        "preflight": _in_turn(
+            "Preflight", preflight, preflight.make_contestants, preflight.judge, rounds
+        ),
     }
     wanted = {"client" if name == "linear" else name for name in names}
     return [plan for name, plan in plans.items() if name in wanted]

@@ -1,7 +1,7 @@
 """Checks of the two servers and databases: whether they can be used, and who else uses them.
 
-Nothing waits, and nothing is locked. What a server tells only its administrators is said to be
-unknown, never to be fine.
+Nothing waits without a limit, and no lock is kept. What a server tells only its administrators is
+said to be unknown, never to be fine.
 """
 
 from __future__ import annotations
@@ -286,6 +286,10 @@ async def see_writers(survey: Survey, side: Side) -> list[Spot]:
 
 async def read_sizes(survey: Survey, side: Side) -> Mapping[int, tuple[int, int]]:
     """Return bytes and estimated rows of each table that is there, by its oid."""
+    return await survey.once("sizes", side, lambda: _read_sizes(survey, side))
+
+
+async def _read_sizes(survey: Survey, side: Side) -> Mapping[int, tuple[int, int]]:
     parts = await survey.parts(side)
     roots = {part.name: part.oid for part in parts if part.is_root}
     rows = await survey.fetch_parts(

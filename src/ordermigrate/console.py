@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -523,14 +522,17 @@ def _show_findings(console: Console, key: str, found: Sequence[dict[str, Any]]) 
     head = Text(key, style="bold").append(f": {found[0]['meaning']}", style="not bold")
     _say(console, head, 2)
     for each in found[:MAX_PLACES]:
-        _say(console, Text(f"- {each['said']}"), 4)
+        _say(console, Text(f"- {each['said']}"), 4, 2)
     if len(found) > MAX_PLACES:
         _say(console, Text(f"- and {len(found) - MAX_PLACES:,} more; --json tells them all"), 4)
     for todo in dict.fromkeys(each["todo"] for each in found[:MAX_PLACES]):
-        _say(console, Text(f"→ {todo}", style="dim"), 4)
+        _say(console, Text(f"→ {todo}", style="dim"), 4, 2)
 
 
-def _say(console: Console, text: Text, indent: int) -> None:
+def _say(console: Console, text: Text, indent: int, hang: int = 0) -> None:
     """Print a paragraph; on a wide terminal it ends where the eye still finds the next line."""
-    width = min(console.width, _READABLE)
-    console.print(Padding(text, (0, 0, 0, indent), expand=False), width=width)
+    width = min(console.width, _READABLE) - indent - hang
+    for number, line in enumerate(text.wrap(console, width)):
+        line.rstrip()
+        margin = Text(" " * (indent + (hang if number else 0)))
+        console.print(margin.append_text(line), soft_wrap=True)

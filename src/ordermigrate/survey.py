@@ -1,6 +1,6 @@
 """A survey: both databases as preflight sees them, each fact read once and for all its checks.
 
-It only reads: its sessions refuse to write, and no table is locked. What cannot be read is an
+It only reads: its sessions refuse to write, and no table is kept locked. What cannot be read is an
 error for every check that wants it, and for no other.
 """
 

@@ -1,8 +1,8 @@
 """Preflight: look at both databases with every check, and tell all of what was found.
 
-Nothing is changed and nothing is locked. A side that cannot be reached is a finding, and so is
-whatever else a changing command would refuse for; a check that could not run is neither a finding
-nor a pass, and is told by itself.
+Nothing is changed, and no table is kept locked. A side that cannot be reached is a finding, and
+so is whatever else a changing command would refuse for; a check that could not run is neither a
+finding nor a pass, and is told by itself.
 """
 
 from __future__ import annotations

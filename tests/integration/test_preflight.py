@@ -509,14 +509,17 @@ def test_rights_that_lack_are_all_told(make_role: MakeRole, make_pair: MakePair)
         f"GRANT SELECT ON public.orders, public.lines, public.gone, public.hidden TO {role}"
     )
     pair.on_monolith("ALTER TABLE public.hidden ENABLE ROW LEVEL SECURITY")
+    # Not FIPS, but to whoever asks the same: no MD5 here.
+    pair.on_monolith("REVOKE EXECUTE ON FUNCTION pg_catalog.md5(text) FROM PUBLIC")
     pair.on_monolith("CREATE TABLE public.child () INHERITS (public.lines)")
     with psycopg.connect(pair.monolith):  # a session that our role cannot look into
         done = preflight(pair.as_role(role))
     rights = {"rights-read", "rights-insert", "rights-owner", "rights-schema"}
-    assert rights | {"hidden-rows", "connections", "parts-unreadable"} <= keys(done)
+    assert rights | {"hidden-rows", "connections", "parts-unreadable", "md5"} <= keys(done)
     assert "public.child" in said(done, "parts-unreadable")
     unchecked = {(each["key"], each["side"]): each["reason"] for each in done.json["unchecked"]}
     assert "hides" in unchecked["long-transactions", "monolith"]
+    pair.on_monolith("GRANT EXECUTE ON FUNCTION pg_catalog.md5(text) TO PUBLIC")
     pair.on_both(
         f"ALTER ROLE {role} CONNECTION LIMIT -1; "
         f"DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO {role}', current_database());"

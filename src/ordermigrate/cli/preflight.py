@@ -29,7 +29,7 @@ def command(
     """Tell whether this migration can work, and what stands in the way; nothing is changed.
 
     Every finding has a key and a severity: stop (exit code 3), warn (decide before the cutover) or
-    note. All checks run, whatever one of them finds. Only catalogs are read, and nothing is locked.
+    note. All checks run, whatever one of them finds. Catalogs are read, and no lock is kept.
 
     \b
     Example:
