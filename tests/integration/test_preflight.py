@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from ordermigrate import checks_servers
+from ordermigrate import checks_servers, surveying
 from ordermigrate.checks import CHECKS
 from ordermigrate.errors import Refused
 from ordermigrate.findings import Severity
@@ -487,6 +487,15 @@ async def test_a_dsn_that_leads_to_two_databases_is_found(make_database: MakeDat
                 ground.make_config(dsn, dsn), {Side.MONOLITH: session}, {Side.MONOLITH: []}
             )
             assert len(await checks_servers.see_several_servers(survey, Side.MONOLITH)) == found
+
+
+async def test_its_sessions_refuse_to_write(make_database: MakeDatabase) -> None:
+    config = ground.make_config(make_database("monolith"), make_database("service"))
+    async with contextlib.AsyncExitStack() as stack:
+        survey = await surveying._open(config, stack)
+        for side in Side:
+            with pytest.raises(Refused, match="takes no writes"):
+                await survey.session(side).run("CREATE TABLE public.mine (id integer)")
 
 
 async def test_nothing_is_locked_through_a_pooler(make_database: MakeDatabase) -> None:
