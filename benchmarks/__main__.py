@@ -21,6 +21,7 @@ from benchmarks import (
     drain,
     lag,
     pause,
+    preflight,
     results,
     sizes,
     trade_engine,
@@ -37,8 +38,7 @@ Note = Callable[[SeriesByName], list[str]]
 
 JOBS: Final = (
     *("copy_rows", "whole_job", "validate", "client", "linear"),
-    *("capture", "drain", "lag", "pause"),
-    "trade_engine",
+    *("capture", "drain", "lag", "pause", "trade_engine", "preflight"),
 )
 
 
@@ -182,6 +182,9 @@ def _plans(names: Sequence[str], chosen: argparse.Namespace) -> list[Plan]:
         "lag": Plan("Lag", measure_lag),
         "pause": Plan("Pause", measure_pause),
         "trade_engine": Plan("The trade engine", measure_trade_engine),
+        "preflight": _in_turn(
+            "Preflight", preflight, preflight.make_contestants, preflight.judge, rounds
+        ),
     }
     wanted = {"client" if name == "linear" else name for name in names}
     return [plan for name, plan in plans.items() if name in wanted]

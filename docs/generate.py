@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import json_documents
 
-from ordermigrate import config, errors, phases, progress
+from ordermigrate import checks, config, errors, findings, phases, progress
 from ordermigrate.cli import app
 from ordermigrate.demo import binaries, cache, databases
 
@@ -94,6 +94,7 @@ def _reference() -> Iterator[str]:
     yield from _commands()
     yield from _exit_codes()
     yield from _phases()
+    yield from _findings()
     yield from _configuration()
     yield from _documents()
     yield from _events()
@@ -186,6 +187,32 @@ def _phases() -> Iterator[str]:
         for phase in phases.Phase
     ]
     yield from _table(("phase", "meaning", "may be followed by"), rows)
+
+
+# --------------------------------------------------------------------------------------- findings
+
+
+def _findings() -> Iterator[str]:
+    yield "## Findings of preflight\n"
+    yield (
+        "What `preflight` looks for. A key never changes its meaning; `--skip KEY` leaves its "
+        "check out.\n"
+    )
+    rows = [(f"`{severity}`", meaning) for severity, meaning in findings.SEVERITIES.items()]
+    yield from _table(("severity", "meaning"), rows)
+    yield from _table(
+        ("key", "severity", "on", "what it means", "what to do"),
+        [
+            (
+                f"`{check.key}`",
+                check.severity,
+                ", ".join(check.sides) or "both at once",
+                check.meaning,
+                check.todo,
+            )
+            for check in checks.CHECKS
+        ],
+    )
 
 
 # ---------------------------------------------------------------------------------- configuration

@@ -155,8 +155,62 @@ _CHANGE: Mapping[str, Schema] = {
     "quarantined_rows": count("Rows that the monolith refuses (exit code 9 where there are any)."),
 }
 
+_SIDE = text("Where; null where it is about both at once.", "monolith", "service")
+_FINDING = fields(
+    "A finding.",
+    {
+        "key": text("Of its kind; see Findings of preflight."),
+        "severity": text("How grave it is.", "stop", "warn", "note"),
+        "side": or_null(_SIDE),
+        "said": text("What is true, with names."),
+        "meaning": text("What it means for the migration."),
+        "todo": text("What to do about it."),
+    },
+)
+
 # Per command: its outcomes with what they mean, its tables, its own keys.
 COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[str, Schema]]] = {
+    "preflight": (
+        {
+            "clear": "nothing was found but what is good to know",
+            "warned": "somebody has to decide about something, at the latest before the cutover",
+            "stopped": "something stands in the way (exit code 3)",
+        },
+        {
+            **_NAMES,
+            "rows_estimate": or_null(count("Rows by the statistics; null where it is not there.")),
+            "bytes": or_null(count("On the monolith's disk, with indexes and parts.")),
+        },
+        {
+            "counts": fields(
+                "How many findings there are.",
+                {
+                    "stop": count("What stands in the way."),
+                    "warn": count("What somebody has to decide about."),
+                    "note": count("What is good to know."),
+                },
+            ),
+            "findings": listing("All of them, the gravest first.", _FINDING),
+            "unchecked": listing(
+                "Checks that could not run: neither findings nor passed.",
+                fields(
+                    "A check.",
+                    {
+                        "key": text("Its key."),
+                        "side": or_null(_SIDE),
+                        "reason": text("Why it could not run."),
+                    },
+                ),
+            ),
+            "skipped": listing("Keys that --skip left out.", {"type": "string"}),
+            "copy_seconds_estimate": or_null(
+                fields(
+                    "How long the copy may take, reckoned from the size alone.",
+                    {"low": number("On fast servers."), "high": number("On slow ones.")},
+                )
+            ),
+        },
+    ),
     "prepare": (
         {
             "prepared": "done",

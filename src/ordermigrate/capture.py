@@ -177,13 +177,16 @@ async def _log_rows_of_leaf(
             await change_logs.add_mark(session, log, COMPARE)
 
 
+async def find_subscriptions(session: Session, tables: Iterable[Table]) -> list[str]:
+    """Say which subscriptions write to which of the tables."""
+    oids = [oid for table in tables for oid in (table.oid, *(leaf.oid for leaf in table.leaves))]
+    found = await session.fetch_all("capture", "find_subscriptions", oids)
+    return [f"{row.subscription} writes to {row.relation}" for row in found]
+
+
 async def require_no_subscription(session: Session, tables: Sequence[Table]) -> None:
     """Raise `Refused` where a subscription writes to a table: nobody could fence it off later."""
-    oids = [table.oid for table in tables]
-    oids += [leaf.oid for table in tables for leaf in table.leaves]
-    found = await session.fetch_all("capture", "find_subscriptions", oids)
-    if found:
-        said = [f"{row.subscription} writes to {row.relation}" for row in found]
+    if said := await find_subscriptions(session, tables):
         raise Refused(
             f"Subscriptions write to the {session.side}'s tables: {'; '.join(said)}",
             wanted="Tables that applications write to: a subscription would stop at the fence when "

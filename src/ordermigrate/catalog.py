@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,34 +85,51 @@ async def require_tables(session: Session, names: Sequence[TableName]) -> None:
         Refused: A table may not be read.
 
     """
-    for presence in await find_tables(session, names):
-        name, side = presence.name, session.side
-        if presence.oid is None:
-            near = ", ".join(map(str, await _find_similar(session, name)))
-            raise UsageError(
-                f"There is no table {name} on the {side}" + (f"; there is {near}" if near else ""),
-                wanted=f"Every table under [[tables]] exists on the {side}",
-                todo="Correct its name; capitals and spaces need double quotes inside the string",
-            )
-        if presence.kind not in {"r", "p"}:
-            raise UsageError(
-                f"{name} on the {side} is {_KINDS.get(presence.kind, 'not a table')}",
-                wanted="A table, plain or partitioned",
-                todo="Name the table that holds the rows",
-            )
-        if not presence.can_enter:
-            schema = quote_name(name.schema)
-            raise Refused(
-                f"We may not look into schema {schema} on the {side}, where {name.name} is",
-                wanted="USAGE on the schema and SELECT on every table of the family",
-                todo=f"GRANT USAGE ON SCHEMA {schema} TO our role, or connect as the table's owner",
-            )
-        if not presence.can_select:
-            raise Refused(
-                f"We may not read {name} on the {side}",
-                wanted="SELECT on every table of the family",
-                todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
-            )
+    for fault in await find_faults(session, await find_tables(session, names)):
+        raise fault
+
+
+async def find_faults(
+    session: Session, presences: Sequence[Presence]
+) -> list[UsageError | Refused]:
+    """Return what keeps relations from being tables whose rows we may read, at most one each."""
+    found = [await _find_fault(session, presence) for presence in presences]
+    return [fault for fault in found if fault is not None]
+
+
+async def _find_fault(session: Session, presence: Presence) -> UsageError | Refused | None:
+    name, side = presence.name, session.side
+    if presence.oid is None:
+        near = ", ".join(map(str, await _find_similar(session, name)))
+        return UsageError(
+            f"There is no table {name} on the {side}" + (f"; there is {near}" if near else ""),
+            wanted=f"Every table under [[tables]] exists on the {side}",
+            todo="Correct its name; capitals and spaces need double quotes inside the string",
+            finding="table-missing",
+        )
+    if presence.kind not in {"r", "p"}:
+        return UsageError(
+            f"{name} on the {side} is {_KINDS.get(presence.kind, 'not a table')}",
+            wanted="A table, plain or partitioned",
+            todo="Name the table that holds the rows",
+            finding="no-table",
+        )
+    if not presence.can_enter:
+        schema = quote_name(name.schema)
+        return Refused(
+            f"We may not look into schema {schema} on the {side}, where {name.name} is",
+            wanted="USAGE on the schema and SELECT on every table of the family",
+            todo=f"GRANT USAGE ON SCHEMA {schema} TO our role, or connect as the table's owner",
+            finding="rights-read",
+        )
+    if not presence.can_select:
+        return Refused(
+            f"We may not read {name} on the {side}",
+            wanted="SELECT on every table of the family",
+            todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
+            finding="rights-read",
+        )
+    return None
 
 
 async def find_name(session: Session, oid: int) -> str | None:
@@ -154,6 +171,9 @@ async def read_tables(session: Session, names: Sequence[TableName]) -> dict[Tabl
     checks, triggers = await by_table("read_checks"), await by_table("read_triggers")
     sequences, leaves = await by_table("read_sequences"), await by_table("read_leaves")
     keys = await session.fetch_all("catalog", "read_foreign_keys", oids)
+    _require_readable_parts(
+        {row.oid: TableName(row.schema_name, row.table_name) for row in listed}, leaves
+    )
     tables: dict[TableName, Table] = {}
     for row in listed:
         name = TableName(row.schema_name, row.table_name)
@@ -198,7 +218,7 @@ async def read_tables(session: Session, names: Sequence[TableName]) -> dict[Tabl
                 )
                 for each in sequences[row.oid]
             ),
-            leaves=tuple(_leaf(name, each) for each in leaves[row.oid]),
+            leaves=tuple(_leaf(each) for each in leaves[row.oid]),
         )
     return tables
 
@@ -258,20 +278,47 @@ def _foreign_key(row: Any) -> ForeignKey:  # noqa: ANN401  a row of read_foreign
     )
 
 
-def _leaf(table: TableName, row: Any) -> Leaf:  # noqa: ANN401  a row of read_leaves
+def _require_readable_parts(
+    names: Mapping[int, TableName], leaves: Mapping[int, Sequence[Any]]
+) -> None:
+    faults = [
+        fault
+        for oid, table in names.items()
+        for row in leaves.get(oid, ())
+        if (fault := _find_part_fault(table, row)) is not None
+    ]
+    if faults:
+        first = faults[0]
+        raise Refused(
+            "; ".join(fault.fact for fault in faults),
+            wanted=first.wanted,
+            todo=first.todo,
+            findings=[fault.fact for fault in faults],
+            finding=first.finding,
+        )
+
+
+def _find_part_fault(table: TableName, row: Any) -> Refused | None:  # noqa: ANN401  a row of read_leaves
     name = TableName(row.schema_name, row.table_name)
     if row.kind != "r":
-        raise Refused(
+        return Refused(
             f"{name}, a part of {table}, is {_KINDS.get(row.kind, 'not a table')}",
             wanted="Partitions that are tables of this database",
             todo="Detach it, or move its rows into a table first",
+            finding="parts-unreadable",
         )
     if not row.can_select or row.hides_rows:
-        raise Refused(
+        return Refused(
             f"We may not read all rows of {name}, a part of {table}",
             wanted="SELECT on every part by itself, and no row level security that applies to us",
             todo=f"GRANT SELECT ON {name} TO our role, or connect as the table's owner",
+            finding="parts-unreadable",
         )
+    return None
+
+
+def _leaf(row: Any) -> Leaf:  # noqa: ANN401  a row of read_leaves
+    name = TableName(row.schema_name, row.table_name)
     return Leaf(
         row.oid, name, row.filenode, row.blocks, row.bound, row.access_method, row.is_unlogged
     )

@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ordermigrate import progress as events
+from ordermigrate.findings import SEVERITIES
 from ordermigrate.meters import CopyMeter, SyncMeter, format_bytes, format_seconds
 from ordermigrate.phases import NextStep
 from ordermigrate.progress import Event
@@ -38,6 +39,7 @@ _MARKS = {"equal": "[green]equal[/]", "different": "[bold red]DIFFERENT[/]"}
 
 
 MAX_QUARANTINED = 20
+MAX_PLACES = 10
 
 
 def describe_event(event: Event) -> str | None:  # noqa: C901, PLR0911, PLR0912, PLR0915  one line an event
@@ -484,3 +486,53 @@ def _describe_validation(last: dict[str, Any] | None) -> str:
     how = f"checksums by {last['algorithm']}" if last["algorithm"] else "without checksums"
     void = f"; void: {last['void_because']}" if last["is_void"] else ""
     return f"{last['verdict']} ({how}), {format_seconds(last['age_seconds'])} ago{void}"
+
+
+_SEVERITY_STYLES = {"stop": "bold red", "warn": "bold yellow", "note": "bold"}
+_READABLE = 110
+
+
+def show_preflight(document: dict[str, Any]) -> None:
+    """Print findings, the gravest first, each kind once with all its places."""
+    console = _stdout()
+    for severity, meaning in SEVERITIES.items():
+        kinds: dict[str, list[dict[str, Any]]] = {}
+        for each in document["findings"]:
+            if each["severity"] == severity:
+                kinds.setdefault(each["key"], []).append(each)
+        if kinds:
+            head = Text(severity, style=_SEVERITY_STYLES[severity])
+            _say(console, head.append(f"  {meaning}", style="dim"), 0)
+        for key, found in kinds.items():
+            _show_findings(console, key, found)
+    reasons: dict[str, list[str]] = {}
+    for each in document["unchecked"]:
+        reasons.setdefault(each["reason"], []).append(each["key"])
+    for reason, keys in reasons.items():
+        named = ", ".join(dict.fromkeys(keys))
+        _say(console, Text(f"not checked: {named} ({reason})", style="yellow"), 0)
+    if document["skipped"]:
+        _say(console, Text(f"skipped: {', '.join(document['skipped'])}"), 0)
+    counts = document["counts"]
+    said = f"{counts['stop']} to stop, {counts['warn']} to warn, {counts['note']} to note"
+    _say(console, Text(said), 0)
+
+
+def _show_findings(console: Console, key: str, found: Sequence[dict[str, Any]]) -> None:
+    head = Text(key, style="bold").append(f": {found[0]['meaning']}", style="not bold")
+    _say(console, head, 2)
+    for each in found[:MAX_PLACES]:
+        _say(console, Text(f"- {each['said']}"), 4, 2)
+    if len(found) > MAX_PLACES:
+        _say(console, Text(f"- and {len(found) - MAX_PLACES:,} more; --json tells them all"), 4)
+    for todo in dict.fromkeys(each["todo"] for each in found[:MAX_PLACES]):
+        _say(console, Text(f"→ {todo}", style="dim"), 4, 2)
+
+
+def _say(console: Console, text: Text, indent: int, hang: int = 0) -> None:
+    """Print a paragraph; on a wide terminal it ends where the eye still finds the next line."""
+    width = min(console.width, _READABLE) - indent - hang
+    for number, line in enumerate(text.wrap(console, width)):
+        line.rstrip()
+        margin = Text(" " * (indent + (hang if number else 0)))
+        console.print(margin.append_text(line), soft_wrap=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import asyncpg
@@ -68,7 +68,14 @@ def check_dsn(side: Side, dsn: str) -> None:
         )
 
 
-async def connect(config: Config, side: Side, command: str, *, is_first: bool = False) -> Session:
+async def connect(
+    config: Config,
+    side: Side,
+    command: str,
+    *,
+    is_first: bool = False,
+    faults: list[Refused] | None = None,
+) -> Session:
     """Open a control session, trying again while the server cannot be reached.
 
     Args:
@@ -77,6 +84,8 @@ async def connect(config: Config, side: Side, command: str, *, is_first: bool = 
         command: The command's name, to be seen in pg_stat_activity.
         is_first: Whether nothing has begun yet: then a wrong port is likelier than a restart,
             and nobody should wait for long to learn of it.
+        faults: Where given, what is wrong with a server that can be asked all the same is put
+            here, instead of being raised.
 
     Raises:
         OrdermigrateError: By what the server says (see `sqlstates`), or with exit code 5 once
@@ -88,12 +97,14 @@ async def connect(config: Config, side: Side, command: str, *, is_first: bool = 
     deadline = config.limits.retry_deadline_seconds
     async for attempt in retrying(min(deadline, FIRST_SECONDS) if is_first else deadline):
         with attempt:
-            return await _connect_once(dsn, side, config.limits, f"ordermigrate {command}")
+            return await _connect_once(dsn, side, config.limits, f"ordermigrate {command}", faults)
     message = "the retry policy ended without a result"
     raise AssertionError(message)
 
 
-async def _connect_once(dsn: str, side: Side, limits: Limits, application_name: str) -> Session:
+async def _connect_once(
+    dsn: str, side: Side, limits: Limits, application_name: str, faults: list[Refused] | None
+) -> Session:
     block = limits.side(side)
     settings = sessions.settings(block, limits.lock_timeout_seconds)
     conninfo = make_conninfo(
@@ -127,7 +138,7 @@ async def _connect_once(dsn: str, side: Side, limits: Limits, application_name: 
     route = _route_of(connection, side, settings, application_name, block.connect_timeout_seconds)
     try:
         async with asyncio.timeout(block.connect_timeout_seconds + GRACE_SECONDS):
-            identity = await _settle(connection, side, settings)
+            identity, found = await _settle(connection, side, settings)
     except TimeoutError:
         await connection.close()
         raise ConnectionLost(
@@ -137,6 +148,11 @@ async def _connect_once(dsn: str, side: Side, limits: Limits, application_name: 
     except BaseException:
         await connection.close()
         raise
+    if faults is not None:
+        faults.extend(found)
+    elif found:
+        await connection.close()
+        raise found[0]
     return Session(
         connection, identity, route, block.statement_timeout_seconds, limits.stall_timeout_seconds
     )
@@ -144,7 +160,9 @@ async def _connect_once(dsn: str, side: Side, limits: Limits, application_name: 
 
 async def _settle(
     connection: AsyncConnection[Any], side: Side, settings: dict[str, str]
-) -> Identity:
+) -> tuple[Identity, list[Refused]]:
+    """Set and check the session; return whom it has reached, and what is wrong with it."""
+    faults: list[Refused] = []
     with translated(side):
         names, values = list(settings), list(settings.values())
         await connection.execute(sessions.SET, (names, values))
@@ -152,7 +170,10 @@ async def _settle(
         with contextlib.suppress(psycopg.errors.InvalidParameterValue):
             await connection.execute(queries.get("sessions", "notice_dead_clients"))
         rows = await (await connection.execute(sessions.READ, (names,))).fetchall()
-        sessions.check(side, connection.info.backend_pid, rows)
+        try:
+            sessions.check(side, connection.info.backend_pid, rows)
+        except Refused as fault:
+            faults.append(fault)
         found = await (
             await connection.execute(queries.get("sessions", "read_identity"))
         ).fetchone()
@@ -160,8 +181,8 @@ async def _settle(
     if found is None:
         message = "a SELECT without FROM gave no row"
         raise AssertionError(message)
-    _check_server(side, found)
-    return Identity(
+    faults.extend(find_server_faults(side, found))
+    identity = Identity(
         side,
         found.database_name,
         found.database_oid,
@@ -172,6 +193,7 @@ async def _settle(
         control[1],
         found.deadlock_timeout_ms,
     )
+    return identity, faults
 
 
 async def _read_control_file(connection: AsyncConnection[Any]) -> tuple[int | None, int | None]:
@@ -183,25 +205,29 @@ async def _read_control_file(connection: AsyncConnection[Any]) -> tuple[int | No
     return (row.system_identifier, row.timeline) if row else (None, None)
 
 
-def _check_server(side: Side, found: Any) -> None:  # noqa: ANN401  a row of read_identity
+def find_server_faults(side: Side, found: Any) -> Iterator[Refused]:  # noqa: ANN401  a row of read_identity
+    """Return what is wrong with a server, by what it says of itself."""
     if found.server_version < 140000:  # noqa: PLR2004  the oldest version still supported
-        raise Refused(
+        yield Refused(
             f"The {side} runs PostgreSQL {found.server_version // 10000}",
             wanted="PostgreSQL 14 or later",
             todo="Upgrade it first",
+            finding="version",
         )
     for setting in ("fsync", "full_page_writes"):
         if getattr(found, setting) == "off":
-            raise Refused(
+            yield Refused(
                 f"On the {side}, {setting} is off: a crash can lose or break what was committed",
                 wanted=f"{setting} = on, on both sides, for as long as the migration lasts",
                 todo=f"ALTER SYSTEM SET {setting} = on; SELECT pg_reload_conf()",
+                finding="durability",
             )
     if side is Side.SERVICE and found.is_in_recovery:
-        raise Refused(
+        yield Refused(
             "The service's server is a standby: it cannot be written to",
             wanted="The primary server",
             todo="Correct the service's DSN; target_session_attrs=primary helps",
+            finding="standby",
         )
 
 
@@ -289,7 +315,7 @@ async def open_pair(config: Config, command: str) -> AsyncIterator[tuple[Session
         stack.push_async_callback(monolith.close)
         service = await connect(config, Side.SERVICE, command, is_first=True)
         stack.push_async_callback(service.close)
-        await _require_two(monolith, service)
+        await require_two(monolith, service)
         yield monolith, service
 
 
@@ -318,18 +344,20 @@ async def open_reachable(
                 found.append(session)
         monolith, service = found
         if isinstance(monolith, Session) and isinstance(service, Session):
-            await _require_two(monolith, service)
+            await require_two(monolith, service)
         elif isinstance(monolith, Unavailable) and isinstance(service, Unavailable):
             raise monolith
         yield monolith, service
 
 
-async def _require_two(monolith: Session, service: Session) -> None:
+async def require_two(monolith: Session, service: Session) -> None:
+    """Raise `UsageError` where both sessions are in one database."""
     if await is_same_database(monolith, service):
         raise UsageError(
             f"Both DSNs lead to the same database ({monolith.identity.database!r} on one server)",
             wanted="Two databases: the monolith's and the service's own",
             todo="Correct the DSN of one of them",
+            finding="one-database",
         )
 
 

@@ -19,6 +19,7 @@ class OrdermigrateError(Exception):
         fact: What is true, as one sentence without its full stop.
         wanted: What was wanted instead; may be left out where the fact says it.
         todo: What to do about it: a command, a statement, a setting.
+        finding: The key under which `preflight` would have told of it before.
 
     `sqlstate` is the server's code where a server's report is behind it.
     """
@@ -28,11 +29,12 @@ class OrdermigrateError(Exception):
     owner_of_writes: ClassVar[str] = "unchanged unless `status` says otherwise"
     sqlstate = ""
 
-    def __init__(self, fact: str, *, wanted: str = "", todo: str = "") -> None:
+    def __init__(self, fact: str, *, wanted: str = "", todo: str = "", finding: str = "") -> None:
         super().__init__(fact)
         self.fact = fact
         self.wanted = wanted
         self.todo = todo
+        self.finding = finding
 
     def __str__(self) -> str:
         """Join the parts into one paragraph."""
@@ -56,6 +58,7 @@ class Refused(OrdermigrateError):
         wanted: What was wanted.
         todo: What to do.
         findings: Each reason by itself, where there are several.
+        finding: As above.
 
     """
 
@@ -64,9 +67,15 @@ class Refused(OrdermigrateError):
     owner_of_writes = "untouched"
 
     def __init__(
-        self, fact: str, *, wanted: str = "", todo: str = "", findings: Sequence[str] = ()
+        self,
+        fact: str,
+        *,
+        wanted: str = "",
+        todo: str = "",
+        findings: Sequence[str] = (),
+        finding: str = "",
     ) -> None:
-        super().__init__(fact, wanted=wanted, todo=todo)
+        super().__init__(fact, wanted=wanted, todo=todo, finding=finding)
         self.findings = tuple(findings)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from psycopg import sql
 
@@ -35,6 +35,14 @@ _UNFIT = frozenset({"bpchar", '"bit"', "interval"})
 _LENGTH = re.compile(r"\((\d+)(?:,(-?\d+))?\)")
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """Why a table cannot go over as it is, and under which key `preflight` tells it."""
+
+    finding: str
+    said: str
+
+
 def build_maps(
     configured: Sequence[TableConfig],
     sources: Mapping[TableName, Table],
@@ -47,7 +55,31 @@ def build_maps(
         Refused: Something stands in the way; every finding is told at once.
 
     """
-    findings: list[str] = []
+    maps, misfits = fit_tables(configured, sources, targets)
+    if misfits:
+        findings = [misfit.said for misfit in misfits]
+        raise Refused(
+            "The tables of the two sides do not fit together: " + "; ".join(findings),
+            wanted="A primary key on each table, and a column on the service for each of the "
+            "monolith's that can hold all its values",
+            todo="Change the service's table, or say under [tables.columns] how a column is made",
+            findings=findings,
+        )
+    return maps
+
+
+def fit_tables(
+    configured: Sequence[TableConfig],
+    sources: Mapping[TableName, Table],
+    targets: Mapping[TableName, Table],
+) -> tuple[list[TableMap], list[Misfit]]:
+    """Pair the tables as `build_maps` does, and return what does not fit beside them.
+
+    Raises:
+        UsageError: The configuration names a column that is not there.
+
+    """
+    findings: list[Misfit] = []
     maps: list[TableMap] = []
     for config in in_key_order(configured, sources):
         source, target = sources[config.name], targets[config.target]
@@ -68,15 +100,7 @@ def build_maps(
                 tuple(notes),
             )
         )
-    if findings:
-        raise Refused(
-            "The tables of the two sides do not fit together: " + "; ".join(findings),
-            wanted="A primary key on each table, and a column on the service for each of the "
-            "monolith's that can hold all its values",
-            todo="Change the service's table, or say under [tables.columns] how a column is made",
-            findings=findings,
-        )
-    return maps
+    return maps, findings
 
 
 def in_key_order(
@@ -133,12 +157,12 @@ def _find_roles(
 
 
 def _pair_columns(
-    config: TableConfig, source: Table, target: Table, findings: list[str]
+    config: TableConfig, source: Table, target: Table, findings: list[Misfit]
 ) -> tuple[list[ColumnPair], list[str]]:
     pairs: list[ColumnPair] = []
     notes: list[str] = []
     findings.extend(
-        f"[tables.columns] maps {name}, but {target.name} has no such column"
+        Misfit("columns", f"[tables.columns] maps {name}, but {target.name} has no such column")
         for name in config.columns
         if target.column(name) is None
     )
@@ -157,19 +181,28 @@ def _pair_columns(
                 notes.append(f"{column.name} is frozen: copied once, not compared")
         elif origin is None:
             findings.append(
-                f"{target.name} on the service has a column {quote_name(column.name)} that "
-                f"{source.name} on the monolith does not have"
+                Misfit(
+                    "columns",
+                    f"{target.name} on the service has a column {quote_name(column.name)} that "
+                    f"{source.name} on the monolith does not have",
+                )
             )
         elif pair := pair_as_is(origin, column):
             pairs.append(pair)
         else:
             findings.append(
-                f"column {quote_name(column.name)} is {origin.type_name} in {source.name} on the "
-                f"monolith but {column.type_name} in {target.name} on the service"
+                Misfit(
+                    "types",
+                    f"column {quote_name(column.name)} is {origin.type_name} in {source.name} on "
+                    f"the monolith but {column.type_name} in {target.name} on the service",
+                )
             )
     findings.extend(
-        f"{source.name} on the monolith has a column {quote_name(column.name)} that "
-        f"{target.name} on the service has no place for"
+        Misfit(
+            "columns",
+            f"{source.name} on the monolith has a column {quote_name(column.name)} that "
+            f"{target.name} on the service has no place for",
+        )
         for column in source.columns
         if target.column(column.name) is None and not _is_mentioned(column.name, config)
     )
@@ -310,17 +343,27 @@ def _fits(origin: Column, column: Column) -> bool:
     return old is not None and new[0] >= old[0]
 
 
-def _find_key(source: Table, pairs: Sequence[ColumnPair], findings: list[str]) -> tuple[str, ...]:
+def _find_key(
+    source: Table, pairs: Sequence[ColumnPair], findings: list[Misfit]
+) -> tuple[str, ...]:
     if not source.primary_key:
-        findings.append(f"{source.name} on the monolith has no primary key to tell its rows apart")
+        findings.append(
+            Misfit(
+                "primary-key",
+                f"{source.name} on the monolith has no primary key to tell its rows apart",
+            )
+        )
         return ()
     key: list[str] = []
     for column in source.primary_key:
         pair = next((each for each in pairs if each.origin == column and not each.is_frozen), None)
         if pair is None:
             findings.append(
-                f"primary key column {quote_name(column)} of {source.name} does not go over to "
-                "the service as it is"
+                Misfit(
+                    "primary-key",
+                    f"primary key column {quote_name(column)} of {source.name} does not go over to "
+                    "the service as it is",
+                )
             )
         else:
             key.append(pair.name)

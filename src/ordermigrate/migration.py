@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from ordermigrate import (
     sides,
     situation,
     steering,
+    surveying,
     traffic,
 )
 from ordermigrate import cutover as changing
@@ -54,6 +56,7 @@ from ordermigrate.outcomes import (
     CopiedTable,
     CopyResult,
     OwnerChange,
+    Preflight,
     Preparation,
     Retry,
     Status,
@@ -67,6 +70,20 @@ from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 from ordermigrate.throttle import Signs, Throttle
 from ordermigrate.together import run_together
+
+
+async def preflight(config: Config, skipped: Sequence[str] = ()) -> Preflight:
+    """Tell whether this migration can work, and what stands in the way; nothing is changed.
+
+    Args:
+        config: The configuration.
+        skipped: Keys of checks that are not to run.
+
+    Raises:
+        UsageError: A key is none of a check, or a DSN cannot be parsed.
+
+    """
+    return await surveying.look(config, skipped)
 
 
 async def prepare(config: Config, reporter: Reporter, *, is_dry_run: bool = False) -> Preparation:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ordermigrate.findings import Finding, Severity, TableSize, Unchecked
 from ordermigrate.ledger import LastRound, LastValidation
 from ordermigrate.model import Direction, Identity, OwnTrigger, Side
 from ordermigrate.phases import NextStep, Phase, next_steps
@@ -32,6 +33,30 @@ def find_next_steps(
         has_checksums=last.algorithm is not None,
         is_syncing=is_syncing,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What `preflight` found; phase and owner are None where that could not be told."""
+
+    run: str | None
+    phase: Phase | None
+    owner: str | None
+    findings: tuple[Finding, ...]
+    unchecked: tuple[Unchecked, ...]
+    skipped: tuple[str, ...]
+    sizes: tuple[TableSize, ...]
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings are so grave."""
+        return sum(each.severity is severity for each in self.findings)
+
+    @property
+    def outcome(self) -> str:
+        """The gravest of it as one word: `stopped`, `warned` or `clear`."""
+        if self.count(Severity.STOP):
+            return "stopped"
+        return "warned" if self.count(Severity.WARN) else "clear"
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,12 @@ def check(side: Side, told_pid: int, rows: Iterable[tuple[str, str, int]]) -> No
                 wanted="Settings, locks and snapshots that stay with one server session",
                 todo=f"Let the {side}'s DSN point at PostgreSQL itself; applications can go on "
                 "using the pooler",
+                finding="pooler",
             )
         if wanted is not None and value.replace('"', "") != wanted:
             raise Refused(
                 f"On the {side}, {name} is {value!r} although {wanted!r} was set",
                 wanted="Sessions in which values have one meaning on both sides",
                 todo="Look for something that resets settings: a pooler, a login trigger",
+                finding="session-settings",
             )

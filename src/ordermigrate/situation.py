@@ -37,7 +37,7 @@ async def read(config: Config) -> Status:
     async with db.open_pair(config, "status") as (monolith, service):
         run = await gates.read_run(monolith, service)
         one, other = await sides.read_both(monolith, service)
-        owner, alarm = _find_owner(one, other)
+        owner, alarm = find_owner(one, other)
         return Status(
             run.run if run else None,
             run.phase if run else Phase.NEW,
@@ -68,7 +68,7 @@ async def _read_quarantine(monolith: Session, service: Session) -> tuple[Quarant
     return tuple(found)
 
 
-def _find_owner(one: SideRow | None, other: SideRow | None) -> tuple[str, str | None]:
+def find_owner(one: SideRow | None, other: SideRow | None) -> tuple[str, str | None]:
     """Return who owns the tables, and what is to be shouted, if anything is."""
     if one is None or other is None:
         return Side.MONOLITH.value, None

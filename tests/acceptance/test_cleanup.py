@@ -188,7 +188,7 @@ def test_a_validation_from_before_the_cutover_does_not_open_the_gate(
     pair.refuse("cleanup", *CONFIRMED, exit_code=3, says=["there was no validation"])
     prove(pair)
     pair.on_service("INSERT INTO ordermigrate.voiding (reason) VALUES ('of a failover')")
-    pair.refuse("cleanup", *CONFIRMED, exit_code=3, says=["void (of a failover)"])
+    pair.refuse("cleanup", *CONFIRMED, exit_code=3, says=["void: of a failover"])
 
 
 def test_a_migration_whose_owner_is_the_monolith_is_not_cleaned_up(make_pair: MakePair) -> None:

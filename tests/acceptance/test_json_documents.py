@@ -57,6 +57,7 @@ def cli(run_cli: RunCli, hub: Hub, ordermigrate_toml: WriteToml) -> Cli:
 
 def test_every_document_of_a_migration_is_as_its_schema_says(cli: Cli, hub: Hub) -> None:
     assert cli.outcome("status") == "ok"
+    assert cli.outcome("preflight") == "warned"
     assert cli.outcome("prepare", "--dry-run") == "planned"
     assert cli.outcome("prepare") == "prepared"
     assert cli.outcome("prepare") == "already_prepared"

@@ -127,6 +127,13 @@ STAGES = (
 MATCH_BY_KEYS: dict[str, sql.Composable] = {"match": sql.SQL('t."id" = k."id"')}
 # What a statement needs of its surroundings, and the words that it is filled with.
 SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
+    "find_hypertables": (
+        (
+            "CREATE SCHEMA _timescaledb_catalog; "
+            "CREATE TABLE _timescaledb_catalog.hypertable (schema_name name, table_name name)"
+        ),
+        {},
+    ),
     "drop_constraint": ("", {"name": sql.Identifier("orders_pkey")}),
     "drop_index": ("", {"index": sql.Identifier("public", "spare")}),
     "attach_primary_key": (

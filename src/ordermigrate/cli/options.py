@@ -137,7 +137,7 @@ def make_document(
     exit_code: int,
     *,
     run: str | None,
-    phase: str,
+    phase: str | None,
     owner: str | None,
     tables: Sequence[dict[str, Any]],
     steps: Sequence[NextStep],
