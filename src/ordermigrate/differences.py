@@ -403,13 +403,13 @@ def _form(pair: _Pair) -> Iterator[Difference]:
         yield pair.tell(
             "partitions",
             "",
-            Weight.MAY_STOP if not _has_default(pair.target) else Weight.HARMLESS,
+            Weight.HARMLESS if _takes_all(pair) else Weight.MAY_STOP,
             (
                 f"{ours}, {len(parts[0])} parts" if ours else None,
                 f"{theirs}, {len(parts[1])} parts",
             ),
-            "Each row goes where its values belong; where there is no partition for them, copy or "
-            "sync stops at that row",
+            "Each row goes where its values belong; for one without a partition copy stops, and "
+            "sync does what missing_partition says",
         )
     elif ours and not theirs:
         yield pair.tell(
@@ -430,5 +430,8 @@ def _form(pair: _Pair) -> Iterator[Difference]:
             )
 
 
-def _has_default(table: Table) -> bool:
-    return any(leaf.bound == "DEFAULT" for leaf in table.leaves)
+def _takes_all(pair: _Pair) -> bool:
+    """Whether there is a partition for every row, or one is created for it."""
+    return pair.config.missing_partition == "create" or any(
+        leaf.bound == "DEFAULT" for leaf in pair.target.leaves
+    )

@@ -123,6 +123,16 @@ def test_a_partitioned_table_is_derived_with_its_parts(make_pair: MakePair) -> N
     assert pair.on_service("SELECT count(*) FROM public.early_rest") == [(16,)]
 
 
+def test_a_partitioned_table_may_have_other_parts_on_the_service(make_pair: MakePair) -> None:
+    growing = {"name": "public.thing", "missing_partition": "create"}
+    pair = make_pair(PARTED, "", tables=[growing])
+    succeed(pair, "schema", "--apply", "--partition-by", "day", "--interval", "year")
+    assert succeed(pair, "schema", "--diff", "--json").json["outcome"] == "harmless"
+    pair.copy()
+    pair.validate()
+    assert pair.on_service("SELECT count(*) FROM public.thing_2024") == [(50,)]
+
+
 def test_a_table_goes_over_under_another_name_and_with_other_columns(make_pair: MakePair) -> None:
     columns = {"label": "word", "loud": "upper(word) || '!'"}
     monolith = (
