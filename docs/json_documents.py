@@ -211,6 +211,52 @@ COMMANDS: Mapping[str, tuple[Mapping[str, str], Mapping[str, Schema], Mapping[st
             ),
         },
     ),
+    "schema": (
+        {
+            "printed": "the DDL is derived",
+            "applied": "the service's tables are created by it",
+            "already_there": "they were there before; nothing was done",
+            "planned": "nothing was done: --dry-run",
+            "equal": "both sides are the same: --diff",
+            "harmless": "they are not, and nothing is stopped by that: --diff",
+            "different": "something stops a migration, or may (exit code 4): --diff",
+            "complete": "every object is there: --verify",
+            "incomplete": "at least one is not (exit code 4): --verify",
+        },
+        _NAMES,
+        {
+            "sql": or_null(text("The service's DDL, where it was derived.")),
+            "steps_taken": _STEPS,
+            "notes": listing("What one should know beside that.", {"type": "string"}),
+            "differences": listing(
+                "What is not the same on both sides, what stops something first; by --diff.",
+                fields(
+                    "One of them; null for a side that does not have it.",
+                    {
+                        "table": text("The table on the monolith; may be empty."),
+                        "kind": text("What it is about, such as `column` or `index`."),
+                        "name": text("Its name; may be empty."),
+                        "weight": text(
+                            "What it does to copy and sync.", "stops", "may_stop", "harmless"
+                        ),
+                        "monolith": or_null(text("What is there.")),
+                        "service": or_null(text("What is there.")),
+                        "meaning": text("What it means for copy, sync and validate."),
+                    },
+                ),
+            ),
+            "objects": listing(
+                "What was looked for; by --verify.",
+                fields(
+                    "One of the list.",
+                    {
+                        "object": text("The line, such as `table public.orders`."),
+                        "is_there": boolean("Whether the service has it."),
+                    },
+                ),
+            ),
+        },
+    ),
     "prepare": (
         {
             "prepared": "done",

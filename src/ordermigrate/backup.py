@@ -2,38 +2,31 @@
 
 A file of the final name is there only when it is complete: `pg_dump` writes another one, which is
 flushed to disk, listed and read to its end by `pg_restore`, and then given the name. What was
-written is known by size and SHA-256, so a file that has changed since is not taken for it. A
-password goes into the programs' environment, never into their arguments.
+written is known by size and SHA-256, so a file that has changed since is not taken for it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import glob
 import hashlib
 import os
-import re
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
-from ordermigrate import config
+from ordermigrate import programs
 from ordermigrate.control import Session, outlive
-from ordermigrate.errors import Refused, Unavailable
+from ordermigrate.errors import Refused
 from ordermigrate.model import TableName
+from ordermigrate.programs import Programs
 
 APPLICATION_NAME = "ordermigrate cleanup: backup"
 DIRECTORY = "ordermigrate-backup"
-# Where packages put PostgreSQL's programs that is not on the PATH.
-_PLACES = ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin")
-_SAID_BYTES = 2000
 _BLOCK_BYTES = 1 << 20
 
 
@@ -45,15 +38,6 @@ class Member:
     name: TableName
     has_rows: bool
     is_root: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Programs:
-    """`pg_dump` and `pg_restore` of one version."""
-
-    dump: str
-    restore: str
-    major: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,48 +58,11 @@ class Backup:
         return cls(**value)
 
 
-def find_programs(server_version: int) -> Programs | None:
-    """Return programs that can read a server of this version; None where there are none.
-
-    Newer ones read an older server, never the other way round.
-    """
-    found = [each for place in _find_places() if (each := _probe(place)) is not None]
-    fitting = [each for each in found if each.major >= server_version // 10000]
-    return min(fitting, key=lambda each: each.major, default=None)
-
-
-def _find_places() -> Iterator[Path]:
-    on_path = shutil.which("pg_dump")
-    if on_path:
-        yield Path(on_path).parent
-    for pattern in _PLACES:
-        yield from map(Path, sorted(glob.glob(pattern)))  # noqa: PTH207  an absolute pattern
-
-
-def _probe(place: Path) -> Programs | None:
-    programs = [str(place / name) for name in ("pg_dump", "pg_restore")]
-    if not all(os.access(each, os.X_OK) for each in programs):
-        return None
-    majors = set()
-    for each in programs:
-        try:
-            done = subprocess.run(  # noqa: S603  a program by its path
-                [each, "--version"], check=False, capture_output=True, text=True, timeout=30
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
-        if done.returncode != 0 or match is None:
-            return None
-        majors.add(int(match[1]))
-    return Programs(programs[0], programs[1], min(majors))
-
-
 def find_obstacles(session: Session, dsn: str, directory: Path) -> list[str]:
     """Say in sentences why no backup could be made; empty where one could."""
     said: list[str] = []
     version = session.identity.server_version
-    if find_programs(version) is None:
+    if programs.find_programs(version) is None:
         said.append(
             f"there is no pg_dump and pg_restore of version {version // 10000} or later, which the "
             f"monolith's backup needs: install PostgreSQL's client programs (on Debian "
@@ -183,8 +130,8 @@ async def make(
     """
     started = time.monotonic()
     obstacles = find_obstacles(session, dsn, file.parent)
-    programs = find_programs(session.identity.server_version)
-    if obstacles or programs is None:
+    found = programs.find_programs(session.identity.server_version)
+    if obstacles or found is None:
         raise Refused(
             f"The monolith's tables cannot be backed up: {'; '.join(obstacles)}",
             wanted="A backup before anything is dropped",
@@ -199,20 +146,20 @@ async def make(
             wanted="A place for the monolith's tables, before anything is dropped",
             todo="Name another directory with --backup",
         ) from None
-    arguments, environment = _describe_call(session, dsn)
+    arguments, environment = programs.describe_call(session, dsn, APPLICATION_NAME)
     dumped = _run(
         [
-            programs.dump,
+            found.dump,
             "--format=custom",
             f"--lock-wait-timeout={session.route.settings['lock_timeout']}",
-            *(f"--table={_as_pattern(each.name)}" for each in members),
+            *(f"--table={programs.as_pattern(each.name)}" for each in members),
             f"--file={part}",
             f"--dbname={arguments}",
         ],
         environment,
     )
     await outlive(dumped, session.route, session.pid, stall_seconds)
-    backup = await _read_back(programs, members, part, file)
+    backup = await _read_back(found, members, part, file)
     return backup, time.monotonic() - started
 
 
@@ -223,13 +170,11 @@ def _make_room(part: Path) -> None:
     part.touch(mode=0o600)
 
 
-async def _read_back(
-    programs: Programs, members: Sequence[Member], part: Path, file: Path
-) -> Backup:
+async def _read_back(found: Programs, members: Sequence[Member], part: Path, file: Path) -> Backup:
     """See that a dump is complete and on disk, and give it its name."""
     await asyncio.to_thread(_flush, part)
-    environment = _inherit()
-    listed = await _run([programs.restore, "--list", str(part)], environment)
+    environment = programs.inherit_environment()
+    listed = await _run([found.restore, "--list", str(part)], environment)
     missing = find_missing(listed, members)
     if missing:
         raise Refused(
@@ -239,7 +184,7 @@ async def _read_back(
             findings=missing,
         )
     # The list stands at the file's beginning; that its end is there only shows when all is read.
-    await _run([programs.restore, f"--file={os.devnull}", str(part)], environment)
+    await _run([found.restore, f"--file={os.devnull}", str(part)], environment)
     return await asyncio.to_thread(_give_name, part, file, listed)
 
 
@@ -265,68 +210,14 @@ def find_missing(listed: str, members: Sequence[Member]) -> list[str]:
     ]
 
 
-def _as_pattern(name: TableName) -> str:
-    """Write a name as pg_dump takes it: in double quotes nothing is a wildcard."""
-    return ".".join('"' + part.replace('"', '""') + '"' for part in (name.schema, name.name))
-
-
-def _describe_call(session: Session, dsn: str) -> tuple[str, dict[str, str]]:
-    """Return a connection string without a password, and the environment that has it."""
-    options: dict[str, Any] = {
-        key: value for key, value in conninfo_to_dict(dsn).items() if key != "password"
-    }
-    if "," in str(options.get("host", "")):  # the one of them that our own session has reached
-        options.pop("hostaddr", None)
-        options |= {key: session.route.options[key] for key in ("host", "port")}
-    options |= {
-        "application_name": APPLICATION_NAME,
-        "keepalives_idle": "15",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-    }
-    environment = _inherit()
-    if session.route.options.get("password"):
-        environment["PGPASSWORD"] = session.route.options["password"]
-    return make_conninfo("", **options), environment
-
-
-def _inherit() -> dict[str, str]:
-    return {
-        key: value
-        for key, value in config.environment().items()
-        if not key.startswith("ORDERMIGRATE_")
-    }
-
-
 async def _run(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Run a program to its end and return what it printed.
-
-    Raises:
-        Unavailable: It has failed; the message has its last words.
-
-    """
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        env={**environment, "LC_ALL": "C"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    return await programs.run_program(
+        command,
+        environment,
+        wanted="A complete backup of the monolith's tables, before anything is dropped",
+        todo="Mend what it names (room on the disk, rights on the tables), then run the same "
+        "command again",
     )
-    try:
-        printed, said = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        words = " ".join(said.decode("utf-8", "replace")[-_SAID_BYTES:].split())
-        raise Unavailable(
-            f"{Path(command[0]).name} has failed: {words or f'exit code {process.returncode}'}",
-            wanted="A complete backup of the monolith's tables, before anything is dropped",
-            todo="Mend what it names (room on the disk, rights on the tables), then run the same "
-            "command again",
-        )
-    return printed.decode("utf-8", "replace")
 
 
 def _hash(file: Path) -> str:

@@ -12,7 +12,7 @@ import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -106,6 +106,11 @@ class TableConfig(_Strict):
     )
     where: str = Field(
         default="true", min_length=1, description="Only these rows are copied and compared."
+    )
+    missing_partition: Literal["create", "stop"] = Field(
+        default="stop",
+        description="What sync does where the side that it writes to has no partition for a row: "
+        "create one as wide as its neighbours (ranges of one column), or stop and say which.",
     )
     columns: dict[str, ColumnRule] = Field(
         default_factory=dict,

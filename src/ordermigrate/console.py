@@ -309,6 +309,14 @@ def _stdout() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
+def show_found(found: Iterable[tuple[str, bool]]) -> None:
+    """Print what was looked for, and of each whether it is there."""
+    console = _stdout()
+    for name, is_there in found:
+        mark = "[green]there[/]  " if is_there else "[bold red]MISSING[/]"
+        console.print(f"{mark}  {escape(name)}", soft_wrap=True)
+
+
 def show_verdict(document: dict[str, Any]) -> None:
     """Print a validation as tables."""
     console = _stdout()

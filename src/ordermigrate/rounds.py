@@ -29,6 +29,7 @@ from ordermigrate import (
     digest,
     ledger,
     locks,
+    partitions,
     quarantine,
     sessions,
     staging,
@@ -40,7 +41,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session, pick
 from ordermigrate.digest import Algorithm
 from ordermigrate.errors import Refused
-from ordermigrate.model import Direction, Side, TableMap
+from ordermigrate.model import Direction, Side, TableMap, TableName
 from ordermigrate.progress import (
     ChangesStaged,
     ChangesWritten,
@@ -48,6 +49,7 @@ from ordermigrate.progress import (
     RoundBegun,
     RoundHalfCommitted,
     RowsQuarantined,
+    StructureSettled,
 )
 from ordermigrate.stages import Stage
 from ordermigrate.stream_sessions import StreamSession
@@ -102,6 +104,8 @@ class Line:
     has_quarantine: bool = False
     # Whether rows that the target refuses go into its quarantine; else they end the round.
     is_quarantining: bool = False
+    # Tables of the target for which partitions that are missing are created.
+    growing: frozenset[TableName] = frozenset()
 
     @property
     def maps(self) -> list[TableMap]:
@@ -191,6 +195,11 @@ async def open_line(
             has_quarantine=bool(await quarantine.count(control)),
             # On the way back the monolith may refuse rows, for what has happened there meanwhile.
             is_quarantining=control.side is Side.SERVICE,
+            growing=frozenset(
+                each.name if book.side is Side.MONOLITH else each.target
+                for each in config.tables
+                if each.missing_partition == "create"
+            ),
         )
 
 
@@ -480,6 +489,9 @@ async def _take_table(
         await staging.stage_rows(source, target, stage, log, entries, staged)
         taken += await _kept(target, source.count(log.compose("take_changes", part=part)))
     line.reporter.report(ChangesStaged(stage.map.label, taken))
+    if line.is_quarantining and stage.map.target.name in line.growing:
+        # Before such a row goes into quarantine.
+        await _settle_partitions(line, stage)
     try:
         applied = await _kept(
             source,
@@ -494,12 +506,34 @@ async def _take_table(
             ),
         )
     except Refused as refused:
+        if refused.sqlstate == partitions.SQLSTATE:
+            await _settle_partitions(line, stage)
         is_mended = refused.sqlstate in {"23505", "23P01"} or line.is_quarantining
         if is_partial and is_mended:
             raise PartCollides from refused
         raise
     line.reporter.report(ChangesWritten(stage.map.label, applied.written, applied.deleted))
     return taken, applied
+
+
+async def _settle_partitions(line: Line, stage: Stage) -> None:
+    """Create the partitions that staged rows lack, or refuse; nothing where none is missing.
+
+    Raises:
+        StructureChanged: They are there now, and the round has to be taken anew.
+        Refused: They are not to be created, or it cannot be told how wide they would be.
+
+    """
+    missing = await partitions.find_missing(line.target, stage)
+    if missing is None:
+        return
+    side = line.target.side
+    if stage.map.target.name not in line.growing or not missing.statements:
+        raise missing.explain(side)
+    # Another session makes them, and this one's locks are not to stand in its way.
+    await line.target.run("ROLLBACK")
+    line.reporter.report(StructureSettled(tuple(await partitions.create(line.book, missing))))
+    raise StructureChanged(side)
 
 
 async def _kept(idle: StreamSession, work: Coroutine[Any, Any, _T]) -> _T:

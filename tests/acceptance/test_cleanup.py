@@ -19,7 +19,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ordermigrate import backup
+from ordermigrate import backup, programs
 from tests.acceptance.fix_running import bring_up, ends, succeed
 from tests.acceptance.test_json_documents import check
 from tests.faults.fix_copying import await_true
@@ -309,7 +309,7 @@ def wrap_programs(tmp_path: Path, first: str) -> dict[str, str]:
 def test_without_programs_for_a_backup_nothing_is_dropped(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(backup, "_PLACES", ())
+    monkeypatch.setattr(programs, "_PLACES", ())
     before = shop.pair.pictures()
     done = shop.pair.run("cleanup", *CONFIRMED, env={"PATH": str(tmp_path)})
     assert_refused(done, 3, ["pg_dump", "install PostgreSQL's client programs"])

@@ -73,6 +73,8 @@ PARTS: dict[str, sql.Composable] = {
     "function": sql.Identifier("ordermigrate", "capture_1_row"),
     # Traffic.
     "role": sql.SQL("CURRENT_USER"),
+    # The schema.
+    "expression": sql.SQL("upper(orders.status)"),
     # The fence.
     "hash": sql.Literal("\\x" + "ab" * 32),
     "owner": sql.Literal("monolith"),
@@ -174,6 +176,21 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
     "delete_row": ("", {"match": sql.SQL("t.\"id\" = (g.key ->> 'id')::uuid")}),
     "count_logged": ("", {"same_key": sql.SQL("l.k1 = gen_random_uuid()")}),
     "forget_logged": ("", {"same_key": sql.SQL("(q.row_key ->> 'id')::uuid = l.k1")}),
+    "create_part": (
+        "CREATE TABLE public.parted (id integer) PARTITION BY RANGE (id)",
+        {
+            "table": sql.Identifier("public", "parted"),
+            "part": sql.Identifier("public", "part"),
+            "lower": sql.Literal(1),
+            "upper": sql.Literal(2),
+        },
+    ),
+    "give_part": ("", {"part": ORDERS, "owner": sql.SQL("CURRENT_USER")}),
+    "find_homeless": (
+        STAGES,
+        {"column": sql.Identifier("created_at"), "taken": sql.SQL("created_at < now()")},
+    ),
+    "read_range": ("", {"column": sql.Identifier("created_at")}),
     "validate_constraint": (
         "ALTER TABLE public.orders ADD CONSTRAINT positive CHECK (true) NOT VALID",
         {"name": sql.Identifier("positive")},

@@ -25,6 +25,7 @@ from ordermigrate.errors import (
 COMMANDS = {
     "init": "Write a commented ordermigrate.toml.",
     "preflight": "Tell whether it can work, and what stands in the way.",
+    "schema": "Derive, create, compare or verify the service's tables.",
     "prepare": "Capture the monolith's writes, fence the service off.",
     "copy": "Copy every row; goes on where it was cut off.",
     "sync": "Apply what the monolith writes, until stopped.",
