@@ -41,6 +41,8 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE
     c.oid = ANY($1::bigint[]::oid[])
     AND pg_relation_size(c.oid) > 0
+    -- looked at, and nothing but dead rows was found: there is no more to be known of it
+    AND NOT (c.relpages > 0 AND c.reltuples = 0)
     AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_stats AS s WHERE s.schemaname = n.nspname AND s.tablename = c.relname
     )
