@@ -16,7 +16,16 @@ from psycopg import sql
 
 from ordermigrate.config import ColumnRule, TableConfig
 from ordermigrate.errors import Refused, UsageError
-from ordermigrate.model import Column, ColumnPair, Side, Table, TableMap, TableName, quote_name
+from ordermigrate.model import (
+    Column,
+    ColumnPair,
+    Dependence,
+    Side,
+    Table,
+    TableMap,
+    TableName,
+    quote_name,
+)
 
 # From a source type to target types that hold each of its values with the same meaning.
 # (A float4 becomes another decimal text as float8; a timestamp gains a time zone that nobody
@@ -39,8 +48,16 @@ def build_maps(
     configured: Sequence[TableConfig],
     sources: Mapping[TableName, Table],
     targets: Mapping[TableName, Table],
+    parents: Mapping[TableName, Table] | None = None,
 ) -> list[TableMap]:
     """Pair the tables and columns of both sides, parents before children.
+
+    Args:
+        configured: The family.
+        sources: Its tables on the monolith.
+        targets: Its tables on the service.
+        parents: The monolith's tables that columns depend on; where they are left out, nothing is
+            said of what columns depend on.
 
     Raises:
         UsageError: The configuration names a column that is not there.
@@ -66,6 +83,7 @@ def build_maps(
                 roles["created"],
                 roles["updated"],
                 tuple(notes),
+                depends=_find_dependences(config, parents or {}, findings),
             )
         )
     if findings:
@@ -77,6 +95,34 @@ def build_maps(
             findings=findings,
         )
     return maps
+
+
+def _find_dependences(
+    config: TableConfig, parents: Mapping[TableName, Table], findings: list[str]
+) -> tuple[Dependence, ...]:
+    """Return what the table's columns depend on, as far as the parents are known."""
+    found: list[Dependence] = []
+    for name, rule in config.columns.items():
+        if rule.depends is None or rule.depends.table not in parents:
+            continue
+        parent = parents[rule.depends.table]
+        said = f"which column {quote_name(name)} of {config.name} depends on"
+        if not parent.primary_key:
+            findings.append(f"{parent.name}, {said}, has no primary key to log its changes by")
+        if parent.is_partitioned or len(parent.leaves) > 1:
+            findings.append(f"{parent.name}, {said}, has parts, which could come and go unseen")
+        findings.extend(
+            f"{parent.name}, {said}, is UNLOGGED: a crash would empty it without a trace"
+            for leaf in parent.leaves
+            if leaf.is_unlogged
+        )
+        findings.extend(
+            f"{parent.name}, {said}, has no column {quote_name(column)}"
+            for column in rule.depends.columns
+            if parent.column(column) is None
+        )
+        found.append(Dependence(parent, tuple(rule.depends.columns), rule.depends.keys))
+    return tuple(found)
 
 
 def in_key_order(

@@ -27,9 +27,11 @@ from ordermigrate import (
     change_logs,
     db,
     digest,
+    evaluation,
     ledger,
     locks,
     quarantine,
+    resolving,
     sessions,
     staging,
     write_ahead_log,
@@ -39,8 +41,8 @@ from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
 from ordermigrate.control import Session, pick
 from ordermigrate.digest import Algorithm
-from ordermigrate.errors import Refused
-from ordermigrate.model import Direction, Side, TableMap
+from ordermigrate.errors import OrdermigrateError, Refused
+from ordermigrate.model import Direction, Side, TableMap, find_parents, names_read
 from ordermigrate.progress import (
     ChangesStaged,
     ChangesWritten,
@@ -161,14 +163,20 @@ async def open_line(
         watcher = await db.connect(config, control.side, "sync: watch")
         stack.push_async_callback(watcher.close)
         opened = [await open_stream(stack, config, session, "sync: rounds") for session in sides]
-        logs = {log.table: log for log in await change_logs.read_all(control)}
+        wanted = {*(each.label for each in maps), *map(change_logs.label_parent, names_read(maps))}
+        logs = {
+            log.table: log for log in await change_logs.read_all(control) if log.table in wanted
+        }
         stages = tuple(
             Stage(each, number, digest.target_view(each, algorithm, is_same_byte_order=True))
             for number, each in enumerate(maps, 1)
         )
         await apply.create_stages(opened[1], stages)
         oids = {
-            control.side: [each.source.oid for each in maps],
+            control.side: sorted(
+                {each.source.oid for each in maps}
+                | {parent.oid for parent, _ in find_parents(maps).values()}
+            ),
             book.side: [each.target.oid for each in maps],
         }
         service = pick(Side.SERVICE, book, control)
@@ -261,13 +269,14 @@ async def _run(
     await locks.begin_locked(
         source.run,
         line.control,
-        [each.source.name for each in line.maps],
+        names_read(line.maps),
         line.timeout_ms,
         is_writing=True,
     )
     look = await _look(line, number)
     is_new = is_new or look["known_timeline"] not in {None, look["timeline"]}
     line.reporter.report(RoundBegun(number))
+    await resolving.resolve(source, line.maps, line.logs)
     waiting = await _measure(line)
     taken, applied = await _take_tables(line, waiting, max_changes)
     remaining = sum(each.changes for each in waiting.values()) - taken
@@ -467,7 +476,12 @@ async def _take_table(
     if keys:
         entries = log.entries(stage.map.source, part)
         staged = await staging.stage_keys(source, target, stage, entries)
-        await staging.stage_rows(source, target, stage, log, entries, staged)
+        try:
+            await staging.stage_rows(source, target, stage, log, entries, staged)
+        except OrdermigrateError as failed:
+            if named := await evaluation.explain(line.control, stage.map, failed):
+                raise named from failed
+            raise
         taken += await _kept(target, source.count(log.compose("take_changes", part=part)))
     line.reporter.report(ChangesStaged(stage.map.label, taken))
     try:
