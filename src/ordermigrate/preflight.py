@@ -69,7 +69,7 @@ async def require_rights(
                 f"row level security of {presence.name} on the monolith applies to our role and "
                 "would hide rows from us that columns depend on"
             )
-        if not presence.is_owned:
+        if presence.oid is not None and not presence.is_owned:
             findings.append(
                 f"{presence.name} on the monolith belongs to another role than ours: capturing its "
                 "writes takes triggers that its owner alone can make fire always (connect as its "
