@@ -104,14 +104,14 @@ async def _prepare(
         steps.append("finish a preparation that was cut short: the monolith's side row")
     await gates.require_empty(ground)
     await gates.require_capturable(ground.monolith, ground.maps)
+    if ground.run is None:
+        steps.extend(f"mind before the cutover: {each}" for each in find_cascades(ground.maps))
     if is_dry_run:
         steps.extend(await _plan_preparation(ground))
         return ground.run
     run_id = other.run if other else str(uuid.uuid4())
     steps.extend(await _prepare_service(ground, run_id))
     steps.extend(await _prepare_monolith(ground, run_id))
-    if ground.run is None:
-        steps.extend(f"mind before the cutover: {each}" for each in find_cascades(ground.maps))
     if steps:
         reporter.report(Prepared(run_id, tuple(steps)))
     return await ledger.read_run(ground.service)

@@ -155,8 +155,9 @@ def test_a_table_outside_the_family_that_a_key_changes_shuts_the_gate_of_a_cutov
     bill = f"CREATE TABLE public.bill (thing_id integer REFERENCES public.thing {action})"
     pair = make_pair(f"{plain}; {bill}", plain)
     says = ["public.bill", "bill_thing_id_fkey", action]
-    said = succeed(pair, "prepare").stdout
-    assert all(part in said for part in says)
+    for planned in ("--dry-run", "--json"):
+        said = succeed(pair, "prepare", "--json", planned).stdout
+        assert all(part in said for part in says)
     bring_up(pair)
     assert_refused(pair.run("cutover"), 3, ["cascades: ", *says])
     pair.on_monolith("ALTER TABLE public.bill DROP CONSTRAINT bill_thing_id_fkey")
