@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_ji
 from ordermigrate import (
     catalog,
     db,
+    evaluation,
     fingerprints,
     ledger,
     locks,
@@ -34,12 +35,20 @@ from ordermigrate import (
     streams,
     write_ahead_log,
 )
-from ordermigrate.chunks import BLOCK_BYTES, chunk_query, split_blocks
+from ordermigrate.chunks import BLOCK_BYTES, bound_blocks, chunk_query, split_blocks
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError, Refused
 from ordermigrate.locks import GaveWay
-from ordermigrate.model import Leaf, Side, Table, TableMap, TableName
+from ordermigrate.model import (
+    Leaf,
+    Side,
+    Table,
+    TableMap,
+    TableName,
+    find_parents,
+    names_read,
+)
 from ordermigrate.progress import (
     AttemptEnded,
     BytesMoved,
@@ -88,6 +97,7 @@ class Job:
         return sorted(
             {each.source.oid for each in self.maps}
             | {leaf.oid for each in self.maps for leaf in each.source.leaves}
+            | {parent.oid for parent, _ in find_parents(self.maps).values()}
         )
 
     @property
@@ -188,7 +198,7 @@ async def _run_attempt(job: Job, progress: _Progress, reporter: Reporter) -> Non
                 timeout,
                 sessions.milliseconds(age + limits.stall_timeout_seconds),
             )
-        async with locks.locked_snapshot(keeper, [each.source.name for each in job.maps]):
+        async with locks.locked_snapshot(keeper, names_read(job.maps)):
             attempt = _Attempt(
                 job, keeper, watcher, book, time.monotonic() + age, progress, reporter
             )
@@ -244,7 +254,13 @@ async def _check_structure(
     The third is the parts that have been away since the last attempt, where nothing captured them.
     """
     tables = await catalog.read_tables(keeper, [each.source.name for each in job.maps])
-    now = fingerprints.describe_side(tables.values(), await catalog.read_own_triggers(keeper))
+    known = find_parents(job.maps)
+    parents = await catalog.read_tables(keeper, list(known)) if known else {}
+    now = fingerprints.describe_side(
+        tables.values(),
+        await catalog.read_own_triggers(keeper),
+        {name: (parents[name], columns) for name, (_, columns) in known.items()},
+    )
     first = await ledger.read_first_attempt(book)
     if first is not None:
         require_same(job.source, first.fingerprint, now)
@@ -382,7 +398,7 @@ async def _import_snapshot(attempt: _Attempt, source: asyncpg.Connection[Any]) -
         with streams.translated(attempt.job.source):
             await source.execute(statement)
 
-    names = [each.source.name for each in attempt.job.maps]
+    names = names_read(attempt.job.maps)
     await locks.begin_locked(run, attempt.keeper, names, _longest(attempt))
     statement = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(attempt.snapshot))
     try:
@@ -437,6 +453,18 @@ async def _open_stream(attempt: _Attempt, like: Session, number: int) -> asyncpg
     return connection
 
 
+async def _explain(
+    job: Job, table: TableMap, chunk: ledger.Chunk, leaf: Leaf, failed: OrdermigrateError
+) -> Refused | None:
+    """Name the row of a chunk that an expression has no value for, if that is what it was."""
+    if not evaluation.is_about_values(failed):
+        return None
+    async with db.opened(job.config, job.source, "copy: search") as session:
+        origin = sql.SQL("ONLY {}").format(leaf.name.sql)
+        bounds = bound_blocks(table, chunk.first_block, chunk.end_block)
+        return await evaluation.explain(session, table, failed, origin=origin, condition=bounds)
+
+
 async def _copy_chunk(
     attempt: _Attempt,
     table: TableMap,
@@ -468,18 +496,23 @@ async def _copy_chunk(
     if claimed is None:
         attempt.reporter.report(ChunkFound(chunk.table_name, chunk.chunk_id))
         return
-    moved = await streams.pipe(
-        source,
-        query,
-        target,
-        schema=table.target.name.schema,
-        table=table.target.name.name,
-        columns=tuple(pair.name for pair in table.copied),
-        is_binary=table.is_binary,
-        stall_seconds=stall_seconds,
-        sides=(job.source, job.source.other),
-        on_bytes=attempt.move,
-    )
+    try:
+        moved = await streams.pipe(
+            source,
+            query,
+            target,
+            schema=table.target.name.schema,
+            table=table.target.name.name,
+            columns=tuple(pair.name for pair in table.copied),
+            is_binary=table.is_binary,
+            stall_seconds=stall_seconds,
+            sides=(job.source, job.source.other),
+            on_bytes=attempt.move,
+        )
+    except OrdermigrateError as failed:
+        if named := await _explain(job, table, chunk, leaf, failed):
+            raise named from failed
+        raise
     with streams.translated(job.source.other):
         async with asyncio.timeout(stall_seconds):
             await target.fetchval(

@@ -112,7 +112,7 @@ async def install(
     async with session.transaction():
         for table in tables:
             logs[table.name] = await change_logs.create(session, table)
-            await _create_functions(session, table, logs[table.name])
+            await create_functions(session, table, logs[table.name])
     wanted_state = "A" if is_on else "D"
     fine = {(each.table, each.name) for each in triggers if each.enabled == wanted_state}
     missing = [
@@ -129,10 +129,10 @@ async def install(
         for table, wanted in missing:
             if (wanted.table, wanted.name) not in known:
                 await _create_trigger(session, wanted, logs[table.name])
-            await _switch(session, wanted.table, wanted.name, is_on=is_on)
+            await switch(session, wanted.table, wanted.name, is_on=is_on)
         for each in triggers:
             if is_capture(each) and each.enabled != wanted_state:
-                await _switch(session, each.table, each.name, is_on=is_on)
+                await switch(session, each.table, each.name, is_on=is_on)
     said = "capture writes to {}" if is_on else "keep capture ready for {}, switched off"
     return [said.format(table.name) for table in dict.fromkeys(t for t, _ in missing)]
 
@@ -160,7 +160,7 @@ async def cover_leaf(session: Session, watcher: Session, table: Table, leaf: Lea
         for wanted in _wanted(table):
             if wanted.table == leaf.name:
                 await _create_trigger(session, wanted, log)
-                await _switch(session, wanted.table, wanted.name, is_on=True)
+                await switch(session, wanted.table, wanted.name, is_on=True)
     await run_together(
         _log_rows_of_leaf(session, log, leaf, is_marked=file.filenode != leaf.oid),
         beside=[locks.watch_for_rewriters(watcher, [table.oid, leaf.oid], [session.pid])],
@@ -196,7 +196,8 @@ async def require_no_subscription(session: Session, tables: Sequence[Table]) -> 
         )
 
 
-def _function(log: ChangeLog, what: str) -> sql.Identifier:
+def name_function(log: ChangeLog, what: str) -> sql.Identifier:
+    """Return the function that logs a row, or a TRUNCATE."""
     return sql.Identifier("ordermigrate", f"capture_{log.number}_{what}")
 
 
@@ -243,12 +244,13 @@ def _same_key(table: Table, log: ChangeLog) -> sql.Composed:
     ).format(_key(log, "OLD"), _key(log, "NEW"))
 
 
-async def _create_functions(session: Session, table: Table, log: ChangeLog) -> None:
+async def create_functions(session: Session, table: Table, log: ChangeLog) -> None:
+    """Create what triggers run that write a table's keys into a log; safe to repeat."""
     for what in ("row", "truncate"):
         await session.fetch_all(
             "capture",
             f"create_log_{what}",
-            function=_function(log, what),
+            function=name_function(log, what),
             log=log.name,
             log_key=sql.SQL(", ").join(map(sql.Identifier, log.columns)),
             old_key=_logged_key(table, log, "OLD"),
@@ -257,7 +259,9 @@ async def _create_functions(session: Session, table: Table, log: ChangeLog) -> N
             table_oid=sql.Literal(str(table.oid)),
             same_key=_same_key(table, log),
         )
-        await session.fetch_all("capture", "keep_function_private", function=_function(log, what))
+        await session.fetch_all(
+            "capture", "keep_function_private", function=name_function(log, what)
+        )
 
 
 async def _create_trigger(session: Session, wanted: _Wanted, log: ChangeLog) -> None:
@@ -266,12 +270,13 @@ async def _create_trigger(session: Session, wanted: _Wanted, log: ChangeLog) -> 
         f"create_{wanted.kind}_trigger",
         trigger=sql.Identifier(wanted.name),
         table=wanted.table.sql,
-        function=_function(log, wanted.kind),
+        function=name_function(log, wanted.kind),
         mark=sql.Literal(wanted.mark),
     )
 
 
-async def _switch(session: Session, table: TableName, name: str, *, is_on: bool) -> None:
+async def switch(session: Session, table: TableName, name: str, *, is_on: bool) -> None:
+    """Let a trigger of ours fire always, or not at all."""
     await session.fetch_all(
         "capture",
         "fire_always" if is_on else "stand_by",

@@ -101,13 +101,27 @@ def before_block(block: int) -> sql.Composed:
     return sql.SQL("l.ctid < {}::tid").format(sql.Literal(f"({block},0)"))
 
 
-async def create(session: Session, table: Table) -> ChangeLog:
-    """Give a table a log, in the caller's transaction; safe to repeat."""
+def label_parent(name: TableName) -> str:
+    """Return what the log of a table that columns depend on is known by.
+
+    The table may be one of the family too, and then it has another log as that.
+    """
+    return f"{name} (for columns that depend on it)"
+
+
+async def create(session: Session, table: Table, label: str = "") -> ChangeLog:
+    """Give a table a log, in the caller's transaction; safe to repeat.
+
+    Args:
+        session: In a transaction.
+        table: The table.
+        label: What the log is known by; the table's name where it is left out.
+
+    """
+    label = label or str(table.name)
     await session.fetch_all("change_logs", "create_capture")
-    await session.fetch_all(
-        "change_logs", "insert_capture", str(table.name), list(table.primary_key)
-    )
-    (log,) = [each for each in await read_all(session) if each.table == str(table.name)]
+    await session.fetch_all("change_logs", "insert_capture", label, list(table.primary_key))
+    (log,) = [each for each in await read_all(session) if each.table == label]
     # Below any domain: one that forbids NULL would forbid marks, and none has a say in a log.
     types = [logged_type(column) for name in log.key if (column := table.column(name)) is not None]
     columns = sql.SQL(", ").join(
@@ -132,7 +146,7 @@ async def read_all(session: Session) -> list[ChangeLog]:
     ]
 
 
-async def find_missing(session: Session, tables: Sequence[TableName]) -> list[str]:
+async def find_missing(session: Session, tables: Sequence[TableName | str]) -> list[str]:
     """Say in sentences which tables' logs are not there; empty where all are.
 
     Without its log a table takes no writes, and what was waiting in it is known to nobody.

@@ -60,7 +60,8 @@ class Depends(_Strict):
     columns: list[str] = Field(min_length=1, description="Its columns that the expression reads.")
     keys: str = Field(
         min_length=1,
-        description="A query for the keys whose rows change with it; `changed` is its changed row.",
+        description="A query for the keys of the table's rows that change with a row of the other; "
+        "`changed` holds that one's primary key.",
     )
 
 
@@ -69,7 +70,7 @@ class ColumnRule(_Strict):
 
     sql: str = Field(min_length=1, description="An expression over the monolith's row.")
     depends: Depends | None = Field(
-        default=None, description="To come: what else it reads; sync refuses a column that has it."
+        default=None, description="What else it reads, so that sync follows changes there."
     )
     frozen: bool = Field(
         default=False, description="Copied once and left out of comparisons, which is reported."

@@ -23,6 +23,11 @@ STATEMENT = "ordermigrate_fence"
 ROW = "ordermigrate_fence_row"
 
 
+def is_fence(trigger: OwnTrigger) -> bool:
+    """Whether a trigger of ours is one of these."""
+    return trigger.name in {STATEMENT, ROW}
+
+
 def _wanted(table: Table, *, has_rows: bool) -> Iterator[tuple[TableName, str]]:
     for name in dict.fromkeys([table.name, *(leaf.name for leaf in table.leaves)]):
         yield name, STATEMENT

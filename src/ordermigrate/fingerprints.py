@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ordermigrate.model import OwnTrigger, Table
+from ordermigrate.model import OwnTrigger, Parents, Table
 
 
 def describe_structure(table: Table) -> dict[str, Any]:
@@ -45,16 +45,40 @@ def fingerprint(tables: Iterable[Table]) -> dict[str, Any]:
     return {str(table.name): describe_structure(table) for table in tables}
 
 
-def describe_side(tables: Iterable[Table], triggers: Iterable[OwnTrigger]) -> dict[str, Any]:
-    """Return all that is watched of one side: structure, files, and our own triggers."""
-    tables = list(tables)
+def describe_side(
+    tables: Iterable[Table],
+    triggers: Iterable[OwnTrigger],
+    parents: Parents | None = None,
+) -> dict[str, Any]:
+    """Return all that is watched of one side: structure, files, and our own triggers.
+
+    Of `parents`, which columns of the family depend on, that is what these read.
+    """
+    tables, parents = list(tables), parents or {}
+    read = [*tables, *(table for table, _ in parents.values())]
     return {
         "tables": fingerprint(tables),
-        "files": {str(leaf.name): leaf.filenode for table in tables for leaf in table.leaves},
+        "parents": {
+            str(name): _describe_parent(table, columns)
+            for name, (table, columns) in parents.items()
+        },
+        "files": {str(leaf.name): leaf.filenode for table in read for leaf in table.leaves},
         "triggers": {
             f"{each.name} on {each.table}": [each.oid, each.version, each.enabled]
             for each in triggers
         },
+    }
+
+
+def _describe_parent(table: Table, columns: Iterable[str]) -> dict[str, Any]:
+    """Return of a parent what its rows' values for others hang on."""
+    whole = describe_structure(table)
+    read = {*columns, *table.primary_key}
+    return {
+        **whole,
+        "columns": {name: each for name, each in whole["columns"].items() if name in read},
+        "labels": {name: each for name, each in whole["labels"].items() if name in read},
+        "leaves": {},
     }
 
 
@@ -130,7 +154,10 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     # A part that is none any more keeps triggers of ours for a while, or for good.
     watched = (_watched(before) | _watched(after)) - moved
     return Changes(
-        tuple(explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"]))),
+        (
+            *explain_drift(_rows_only(before["tables"]), _rows_only(after["tables"])),
+            *_explain_parents(before, after),
+        ),
         tuple(added),
         tuple(gone),
         tuple(
@@ -147,9 +174,35 @@ def compare_sides(before: dict[str, Any], after: dict[str, Any]) -> Changes:
     )
 
 
+def _explain_parents(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Tell what differs in parents that both descriptions know of, and that columns read."""
+    old, new = (each.get("parents", {}) for each in (before, after))
+    known = old.keys() & new.keys()
+    columns = {name: old[name]["columns"].keys() & new[name]["columns"].keys() for name in known}
+    return explain_drift(
+        *(
+            _rows_only(
+                {
+                    name: {
+                        **side[name],
+                        "columns": {
+                            key: each
+                            for key, each in side[name]["columns"].items()
+                            if key in columns[name]
+                        },
+                    }
+                    for name in known
+                }
+            )
+            for side in (old, new)
+        )
+    )
+
+
 def _watched(side: dict[str, Any]) -> set[str]:
     return {
         *side["tables"],
+        *side.get("parents", {}),
         *(leaf for table in side["tables"].values() for leaf in table["leaves"]),
     }
 

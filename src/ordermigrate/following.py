@@ -61,7 +61,6 @@ async def stand(
         for session in (monolith, service):
             await gates.require_tables(session, gates.names_on(config, session.side), service)
         await preflight.require_rights(monolith, service, config.tables)
-        preflight.require_followable(config.tables)
         if is_adopting:
             await _adopt_rounds(monolith, service)
         direction, epoch = await read_direction(monolith, service)
@@ -120,17 +119,22 @@ async def _look(
     monolith, service = (hot, cold) if direction is Direction.FORWARD else (cold, hot)
     for _ in range(MAX_LOOKS):
         # The versions first: whatever changes after that, a round will notice.
-        versions = await _read_versions(config, monolith, service)
+        versions = await _read_versions(config, monolith, service, direction)
         maps = await gates.read_maps(config, monolith, service, direction)
         if not await sync.settle(config, hot, cold, maps, reporter, is_adopting=is_adopting):
             return versions, maps
     raise StructureChanged(hot.side)
 
 
-async def _read_versions(config: Config, monolith: Session, service: Session) -> dict[Side, str]:
+async def _read_versions(
+    config: Config, monolith: Session, service: Session, direction: Direction
+) -> dict[Side, str]:
     found: dict[Side, str] = {}
     for session in (monolith, service):
-        tables = await catalog.find_tables(session, gates.names_on(config, session.side))
+        names = gates.names_on(config, session.side)
+        if session is monolith and direction is Direction.FORWARD:
+            names += gates.parents_of(config)
+        tables = await catalog.find_tables(session, names)
         oids = [each.oid for each in tables if each.oid is not None]
         found[session.side] = await rounds.read_version(session, oids)
     return found

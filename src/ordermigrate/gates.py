@@ -59,6 +59,7 @@ async def stand_on_ground(
         await preflight.require_rights(monolith, service, config.tables)
         maps = await read_maps(config, monolith, service)
         preflight.require_sound_tables(maps)
+        preflight.require_labels(maps)
         yield Ground(config, monolith, service, maps, run)
 
 
@@ -131,15 +132,33 @@ async def read_maps(
 ) -> list[TableMap]:
     """Read the family's tables on both sides and pair them up, the source's first."""
     tables = []
+    parents = parents_of(config) if direction is Direction.FORWARD else []
+    await catalog.require_tables(monolith, parents)
     for session, names in (
-        (monolith, [each.name for each in config.tables]),
+        (monolith, list(dict.fromkeys([*(each.name for each in config.tables), *parents]))),
         (service, [each.target for each in config.tables]),
     ):
         async with locks.locked_snapshot(session, names):
             tables.append(await catalog.read_tables(session, names))
     await preflight.require_sound_expressions(monolith, config.tables)
-    maps = mapping.build_maps(config.tables, *tables)
-    return maps if direction is Direction.FORWARD else reversing.reverse_maps(maps)
+    known = {name: tables[0][name] for name in parents}
+    maps = mapping.build_maps(config.tables, tables[0], tables[1], known)
+    if direction is Direction.REVERSE:
+        return reversing.reverse_maps(maps)
+    await preflight.require_followable(monolith, config.tables, maps)
+    return maps
+
+
+def parents_of(config: Config) -> list[TableName]:
+    """Return the monolith's tables that columns depend on."""
+    return sorted(
+        {
+            rule.depends.table
+            for table in config.tables
+            for rule in table.columns.values()
+            if rule.depends is not None
+        }
+    )
 
 
 async def read_family(config: Config, session: Session) -> list[Table]:

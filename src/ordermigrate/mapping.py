@@ -16,7 +16,16 @@ from psycopg import sql
 
 from ordermigrate.config import ColumnRule, TableConfig
 from ordermigrate.errors import Refused, UsageError
-from ordermigrate.model import Column, ColumnPair, Side, Table, TableMap, TableName, quote_name
+from ordermigrate.model import (
+    Column,
+    ColumnPair,
+    Dependence,
+    Side,
+    Table,
+    TableMap,
+    TableName,
+    quote_name,
+)
 
 # From a source type to target types that hold each of its values with the same meaning.
 # (A float4 becomes another decimal text as float8; a timestamp gains a time zone that nobody
@@ -47,15 +56,23 @@ def build_maps(
     configured: Sequence[TableConfig],
     sources: Mapping[TableName, Table],
     targets: Mapping[TableName, Table],
+    parents: Mapping[TableName, Table] | None = None,
 ) -> list[TableMap]:
     """Pair the tables and columns of both sides, parents before children.
+
+    Args:
+        configured: The family.
+        sources: Its tables on the monolith.
+        targets: Its tables on the service.
+        parents: The monolith's tables that columns depend on; where they are left out, nothing is
+            said of what columns depend on.
 
     Raises:
         UsageError: The configuration names a column that is not there.
         Refused: Something stands in the way; every finding is told at once.
 
     """
-    maps, misfits = fit_tables(configured, sources, targets)
+    maps, misfits = fit_tables(configured, sources, targets, parents)
     if misfits:
         findings = [misfit.said for misfit in misfits]
         raise Refused(
@@ -72,6 +89,7 @@ def fit_tables(
     configured: Sequence[TableConfig],
     sources: Mapping[TableName, Table],
     targets: Mapping[TableName, Table],
+    parents: Mapping[TableName, Table] | None = None,
 ) -> tuple[list[TableMap], list[Misfit]]:
     """Pair the tables as `build_maps` does, and return what does not fit beside them.
 
@@ -98,9 +116,37 @@ def fit_tables(
                 roles["created"],
                 roles["updated"],
                 tuple(notes),
+                depends=_find_dependences(config, parents or {}, findings),
             )
         )
     return maps, findings
+
+
+def _find_dependences(
+    config: TableConfig, parents: Mapping[TableName, Table], findings: list[Misfit]
+) -> tuple[Dependence, ...]:
+    """Return what the table's columns depend on, as far as the parents are known."""
+    found: list[Dependence] = []
+    for name, rule in config.columns.items():
+        if rule.depends is None or rule.depends.table not in parents:
+            continue
+        parent = parents[rule.depends.table]
+        said = f"which column {quote_name(name)} of {config.name} depends on"
+        faults: list[str] = []
+        if not parent.primary_key:
+            faults.append("has no primary key to log its changes by")
+        if parent.is_partitioned or len(parent.leaves) > 1:
+            faults.append("has parts, which could come and go unseen")
+        if any(leaf.is_unlogged for leaf in parent.leaves):
+            faults.append("is UNLOGGED: a crash would empty it without a trace")
+        faults.extend(
+            f"has no column {quote_name(column)}"
+            for column in rule.depends.columns
+            if parent.column(column) is None
+        )
+        findings.extend(Misfit("columns", f"{parent.name}, {said}, {fault}") for fault in faults)
+        found.append(Dependence(parent, tuple(rule.depends.columns), rule.depends.keys))
+    return tuple(found)
 
 
 def in_key_order(

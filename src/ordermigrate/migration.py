@@ -30,6 +30,7 @@ from ordermigrate import (
     indexes,
     ledger,
     ownership,
+    parents,
     proving,
     quarantine,
     reclaiming,
@@ -49,7 +50,7 @@ from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.gates import Ground
 from ordermigrate.ledger import Run
-from ordermigrate.model import Direction, Side, TableMap
+from ordermigrate.model import Direction, Side, TableMap, find_parents
 from ordermigrate.outcomes import (
     Cancellation,
     Cleaning,
@@ -66,6 +67,7 @@ from ordermigrate.outcomes import (
 )
 from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Prepared, Reporter
+from ordermigrate.reversing import find_cascades
 from ordermigrate.sqlstates import ConnectionLost
 from ordermigrate.sync import Tally
 from ordermigrate.throttle import Signs, Throttle
@@ -119,6 +121,8 @@ async def _prepare(
         steps.append("finish a preparation that was cut short: the monolith's side row")
     await gates.require_empty(ground)
     await gates.require_capturable(ground.monolith, ground.maps)
+    if ground.run is None:
+        steps.extend(f"mind before the cutover: {each}" for each in find_cascades(ground.maps))
     if is_dry_run:
         steps.extend(await _plan_preparation(ground))
         return ground.run
@@ -152,6 +156,11 @@ async def _plan_preparation(ground: Ground) -> list[str]:
             f"capture writes to {each.source.name}, under a lock for a moment in which nobody "
             "writes to it"
             for each in ground.maps
+        )
+    if parents.find_gaps(find_parents(ground.maps), theirs):
+        steps.extend(
+            f"watch {name} for the columns that depend on it, under a lock for a moment"
+            for name in find_parents(ground.maps)
         )
     return steps
 
@@ -201,6 +210,9 @@ async def _prepare_monolith(ground: Ground, run_id: str) -> list[str]:
         reason = f"capture on the monolith had gaps: {'; '.join(gaps)}"
         await ledger.void_validations(ground.service, reason)
     done = await ownership.arm(monolith, tables, row.pass_word, is_hot=True)
+    # Before the first snapshot there is nothing on the service that could be behind.
+    is_begun = ground.run is not None and ground.run.phase is not Phase.PREPARED
+    done += await parents.watch(monolith, find_parents(ground.maps), is_marking=is_begun)
     return done or [f"mended: {gap}" for gap in gaps]
 
 

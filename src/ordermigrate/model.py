@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from psycopg import sql
 
@@ -338,6 +340,18 @@ class ColumnPair:
 
 
 @dataclass(frozen=True, slots=True)
+class Dependence:
+    """What a column of a table is made from besides its own row: columns of a parent.
+
+    `keys` is the query for the keys of the rows that change with the parent's row `changed`.
+    """
+
+    parent: Table
+    columns: tuple[str, ...]
+    keys: str
+
+
+@dataclass(frozen=True, slots=True)
 class TableMap:
     """A table of the family on both sides, and how its rows go from one to the other."""
 
@@ -353,6 +367,7 @@ class TableMap:
     notes: tuple[str, ...] = field(default=())
     # Which rows of the target are compared; `where` says which of the source are.
     target_where: str = "true"
+    depends: tuple[Dependence, ...] = ()
 
     @property
     def is_binary(self) -> bool:
@@ -368,6 +383,31 @@ class TableMap:
     def label(self) -> str:
         """The table's name on the source, as shown to people and kept in the ledger."""
         return str(self.source.name)
+
+
+# Tables that columns depend on, each with its columns that are read.
+Parents: TypeAlias = dict[TableName, tuple[Table, tuple[str, ...]]]
+
+
+def find_parents(maps: Many[TableMap]) -> Parents:
+    """Return what the family's columns depend on."""
+    return collect_parents([each for table in maps for each in table.depends])
+
+
+def collect_parents(dependences: Many[Dependence]) -> Parents:
+    """Return the same of what several columns depend on."""
+    found: Parents = {}
+    for dependence in dependences:
+        name = dependence.parent.name
+        _, known = found.get(name, (dependence.parent, ()))
+        found[name] = dependence.parent, tuple(sorted({*known, *dependence.columns}))
+    return dict(sorted(found.items()))
+
+
+def names_read(maps: Many[TableMap]) -> list[TableName]:
+    """Return all tables of the source that the family's rows are read from."""
+    names = [each.source.name for each in maps]
+    return [*names, *(name for name in find_parents(maps) if name not in names)]
 
 
 @dataclass(frozen=True, slots=True)

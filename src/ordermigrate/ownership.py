@@ -113,6 +113,8 @@ def _compose(
     names |= {table.name for table in tables}
     statements = []
     for each in triggers:
+        if not (capture.is_capture(each) or fence.is_fence(each)):
+            continue
         is_on = is_hot if capture.is_capture(each) else not is_hot
         if each.table in names and is_taken(each) and each.enabled != ("A" if is_on else "D"):
             statements.append(

@@ -31,7 +31,7 @@ from ordermigrate.errors import Refused
 from ordermigrate.following import Footing
 from ordermigrate.ledger import Run, Standing
 from ordermigrate.locks import GaveWay
-from ordermigrate.model import Side, TableMap
+from ordermigrate.model import Side, TableMap, names_read
 from ordermigrate.outcomes import Validation, describe_table
 from ordermigrate.phases import FOLLOWED, Phase
 from ordermigrate.progress import Repairing, Reporter
@@ -179,7 +179,7 @@ async def _align(
     scanners: list[StreamSession] = []
 
     async def take_over(snapshot: str) -> None:
-        names = [table.name for table in sources]
+        names = names_read(footing.maps)
         scanners.append(await scanning.open_scanner(footing.hot, names, limits, snapshot))
 
     try:

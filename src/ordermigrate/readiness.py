@@ -17,6 +17,7 @@ from ordermigrate import (
     change_logs,
     ledger,
     ownership,
+    parents,
     proof,
     quarantine,
     queries,
@@ -27,7 +28,7 @@ from ordermigrate import (
 from ordermigrate.config import Config
 from ordermigrate.control import Session, pick
 from ordermigrate.errors import Refused
-from ordermigrate.model import Direction, Side, Table, TableMap
+from ordermigrate.model import Direction, Side, Table, TableMap, find_parents
 
 TRIES = 5
 
@@ -88,6 +89,7 @@ async def look(scene: Scene) -> list[Gate]:
         ("statistics", _see_statistics),
         ("sequences", _see_sequences),
         ("way back", _see_way_back),
+        ("cascades", _see_cascades),
         ("durability", _see_durability),
     ]
     return [await _look(scene, name, see) for name, see in gates]
@@ -174,6 +176,10 @@ async def _see_triggers(scene: Scene) -> str:
         gaps += [
             f"{gap} ({session.side})" for gap in await change_logs.find_missing(session, names)
         ]
+        if is_hot and session.side is Side.MONOLITH:
+            gaps += [
+                f"{gap} (monolith)" for gap in parents.find_gaps(find_parents(scene.maps), triggers)
+            ]
     if gaps:
         raise _shut(f"{'; '.join(gaps)} (run `ordermigrate prepare`)")
     return "capture and fence are there on both sides"
@@ -246,6 +252,17 @@ async def _see_way_back(scene: Scene) -> str:
     return "every row of the service can go back to the monolith"
 
 
+async def _see_cascades(scene: Scene) -> str:
+    if scene.direction is Direction.REVERSE:
+        return "the monolith's own keys act again"
+    if said := reversing.find_cascades(scene.maps):
+        raise _shut(
+            f"{'; '.join(said)} (take that table into the family, or let the foreign key refuse "
+            "instead: ON DELETE NO ACTION ON UPDATE NO ACTION)"
+        )
+    return "no key of the monolith changes rows outside the family"
+
+
 async def _see_durability(scene: Scene) -> str:
     for session in (scene.hot, scene.cold):
         row = await session.fetch_one("readiness", "read_durability")
@@ -268,6 +285,7 @@ async def find_notes(scene: Scene, max_pause_seconds: float) -> list[str]:
     narrow: list[str] = []
     if scene.direction is Direction.FORWARD:
         narrow = reversing.find_narrow_columns(scene.maps)
+        narrow += reversing.find_arriving_cascades(scene.maps)
     milliseconds = round(max_pause_seconds * 1000)
     found = await scene.hot.fetch_all("readiness", "find_short_timeouts", milliseconds)
     return narrow + [

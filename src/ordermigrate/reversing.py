@@ -7,6 +7,7 @@ column's default. Where there is none, that is told before the owner changes, no
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ from psycopg import sql
 from ordermigrate.config import ColumnRule
 from ordermigrate.mapping import pair_as_is, pair_by_rule
 from ordermigrate.model import Column, ColumnPair, Table, TableMap, quote_name
+
+_ACTION = re.compile(r" ON (?:DELETE|UPDATE) (?:CASCADE|SET NULL|SET DEFAULT)")
 
 
 def reverse_maps(maps: Sequence[TableMap]) -> list[TableMap]:
@@ -50,6 +53,46 @@ def find_obstacles(maps: Sequence[TableMap]) -> list[str]:
                 "a table can have one owner only"
             )
     return said
+
+
+def find_cascades(maps: Sequence[TableMap]) -> list[str]:
+    """Say in sentences which tables the monolith changes along with the family's.
+
+    Once the service owns the family, its changes come to the monolith row by row, a changed key as
+    a deletion and a new row: what then goes along is not what the application has asked for.
+
+    Args:
+        maps: From the monolith to the service.
+
+    """
+    family = {each.source.name for each in maps}
+    return [
+        f"{key.table}, which is not in the family, is changed by foreign key {key.name} when rows "
+        f"of {each.source.name} are: {action[0].strip()}"
+        for each in maps
+        for key in each.source.incoming_keys
+        if key.table not in family and (action := _ACTION.search(key.definition))
+    ]
+
+
+def find_arriving_cascades(maps: Sequence[TableMap]) -> list[str]:
+    """Say in sentences whose changes on the monolith would change the family's rows there.
+
+    Until the cutover such a change is captured like any other. After it the fence refuses it.
+
+    Args:
+        maps: From the monolith to the service.
+
+    """
+    family = {each.source.name for each in maps}
+    return [
+        f"once the service owns {each.source.name}, rows of {key.references} on the monolith that "
+        f"rows of it refer to can be neither deleted nor given another key there: {key.name} "
+        f"({action[0].strip()}) would change what is fenced off"
+        for each in maps
+        for key in each.source.foreign_keys
+        if key.references not in family and (action := _ACTION.search(key.definition))
+    ]
 
 
 def find_narrow_columns(maps: Sequence[TableMap]) -> list[str]:

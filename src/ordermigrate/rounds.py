@@ -27,10 +27,12 @@ from ordermigrate import (
     change_logs,
     db,
     digest,
+    evaluation,
     ledger,
     locks,
     partitions,
     quarantine,
+    resolving,
     sessions,
     staging,
     write_ahead_log,
@@ -40,8 +42,8 @@ from ordermigrate.change_logs import COMPARE, TRUNCATED, ChangeLog, Waiting
 from ordermigrate.config import Config
 from ordermigrate.control import Session, pick
 from ordermigrate.digest import Algorithm
-from ordermigrate.errors import Refused
-from ordermigrate.model import Direction, Side, TableMap, TableName
+from ordermigrate.errors import OrdermigrateError, Refused
+from ordermigrate.model import Direction, Side, TableMap, TableName, find_parents, names_read
 from ordermigrate.progress import (
     ChangesStaged,
     ChangesWritten,
@@ -165,14 +167,20 @@ async def open_line(
         watcher = await db.connect(config, control.side, "sync: watch")
         stack.push_async_callback(watcher.close)
         opened = [await open_stream(stack, config, session, "sync: rounds") for session in sides]
-        logs = {log.table: log for log in await change_logs.read_all(control)}
+        wanted = {*(each.label for each in maps), *map(change_logs.label_parent, names_read(maps))}
+        logs = {
+            log.table: log for log in await change_logs.read_all(control) if log.table in wanted
+        }
         stages = tuple(
             Stage(each, number, digest.target_view(each, algorithm, is_same_byte_order=True))
             for number, each in enumerate(maps, 1)
         )
         await apply.create_stages(opened[1], stages)
         oids = {
-            control.side: [each.source.oid for each in maps],
+            control.side: sorted(
+                {each.source.oid for each in maps}
+                | {parent.oid for parent, _ in find_parents(maps).values()}
+            ),
             book.side: [each.target.oid for each in maps],
         }
         service = pick(Side.SERVICE, book, control)
@@ -280,6 +288,7 @@ async def _run(
     _require_round(source.side, look, number)
     is_new = is_new or look["known_timeline"] not in {None, look["timeline"]}
     line.reporter.report(RoundBegun(number))
+    await resolving.resolve(source, line.maps, line.logs)
     waiting = await _measure(line)
     # What the target commits, the source must not lose in a crash.
     flushed = write_ahead_log.wait_for_flush(line.control, look["position"], source.stall_seconds)
@@ -346,7 +355,7 @@ async def _commit(session: StreamSession) -> None:
 async def _begin_source(line: Line) -> Any:  # noqa: ANN401  a row of rounds.look
     """Enter the round on the source, and take the snapshot."""
     source = line.source
-    names = [each.source.name for each in line.maps]
+    names = names_read(line.maps)
     await locks.begin_locked(source.run, line.control, names, line.timeout_ms, is_writing=True)
     look = await source.fetch_one("rounds", "look")
     _require_owner(line, look)
@@ -479,28 +488,60 @@ async def _take_table(
     if is_partial:
         block = await staging.find_part(source, log, budget or 0)
         part = change_logs.before_block(block) if block else sql.SQL("false")
-    is_compared = COMPARE in marks and TRUNCATED not in marks
-    if is_compared:
+    if _is_compared(marks):
         await staging.stage_all_keys(source, target, stage)
     staged = 0
     if keys:
-        entries = log.entries(stage.map.source, part)
-        staged = await staging.stage_keys(source, target, stage, entries)
-        await staging.stage_rows(source, target, stage, log, entries, staged)
-        taken += await _kept(target, source.count(log.compose("take_changes", part=part)))
+        staged, changes = await _stage_changes(line, stage, log, part)
+        taken += changes
     line.reporter.report(ChangesStaged(stage.map.label, taken))
+    return taken, await _apply(line, stage, staged, marks, is_partial=is_partial)
+
+
+def _is_compared(marks: set[str]) -> bool:
+    return COMPARE in marks and TRUNCATED not in marks
+
+
+async def _stage_changes(
+    line: Line, stage: Stage, log: ChangeLog, part: sql.Composable
+) -> tuple[int, int]:
+    """Bring logged keys and their rows to the target, and take them off the log.
+
+    Returns how many rows there are, and how many entries were taken.
+    """
+    entries = log.entries(stage.map.source, part)
+    staged = await staging.stage_keys(line.source, line.target, stage, entries)
+    try:
+        await staging.stage_rows(line.source, line.target, stage, log, entries, staged)
+    except OrdermigrateError as failed:
+        if named := await evaluation.explain(line.control, stage.map, failed):
+            raise named from failed
+        raise
+    counted = line.source.count(log.compose("take_changes", part=part))
+    return staged, await _kept(line.target, counted)
+
+
+async def _apply(
+    line: Line, stage: Stage, staged: int, marks: set[str], *, is_partial: bool
+) -> Applied:
+    """Apply what is staged.
+
+    Raises:
+        PartCollides: It is a part, and another part may mend what it was refused for.
+
+    """
     if line.is_quarantining and stage.map.target.name in line.growing:
         # Before such a row goes into quarantine.
         await _settle_partitions(line, stage)
     try:
         applied = await _kept(
-            source,
+            line.source,
             apply.apply_stage(
-                target,
+                line.target,
                 stage,
                 staged_rows=staged,
                 is_truncated=TRUNCATED in marks,
-                is_compared=is_compared,
+                is_compared=_is_compared(marks),
                 # What a part is refused for, another part may mend.
                 is_quarantining=line.is_quarantining and not is_partial,
             ),
@@ -513,7 +554,7 @@ async def _take_table(
             raise PartCollides from refused
         raise
     line.reporter.report(ChangesWritten(stage.map.label, applied.written, applied.deleted))
-    return taken, applied
+    return applied
 
 
 async def _settle_partitions(line: Line, stage: Stage) -> None:

@@ -20,13 +20,14 @@ from ordermigrate import (
     indexes,
     ledger,
     ownership,
+    parents,
     quarantine,
     sides,
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
 from ordermigrate.errors import OrdermigrateError
-from ordermigrate.model import Direction, OwnTrigger, Side
+from ordermigrate.model import Direction, OwnTrigger, Side, find_parents
 from ordermigrate.outcomes import OwnerChange
 from ordermigrate.phases import Phase
 from ordermigrate.progress import Reporter, Settled, SyncWaits
@@ -145,6 +146,9 @@ async def settle(
         await cold.fetch_all("sides", "forget_intent", cold_row.run, cold_row.epoch)
     # First of all: until then no round is taken back.
     found = await ownership.silence(cold, maps)
+    # From the service nothing is read that depends on a parent: then none is watched. Back on the
+    # monolith, what depends on one is looked at anew, whatever has become of either meanwhile.
+    found += await parents.watch(monolith, find_parents(maps), is_marking=True)
     await _note(direction, monolith, service, switched or {}, pause_seconds)
     notes = await indexes.validate_keys(hot) if await ledger.has_records(hot) else []
     reporter.report(Settled(tuple(found)))
@@ -163,12 +167,12 @@ async def _note(
     if row is None or run is None:
         message = "a run without its rows"
         raise AssertionError(message)
-    described = {
-        session.side: fingerprints.describe_side(
-            (), switched.get(session.side) or await catalog.read_own_triggers(session)
-        )["triggers"]
-        for session in (monolith, service)
-    }
+    described = {}
+    for session in (monolith, service):
+        now = await catalog.read_own_triggers(session)
+        ours = [each for each in switched.get(session.side, now) if not parents.is_watch(each)]
+        ours += [each for each in now if parents.is_watch(each)]  # they were switched just now
+        described[session.side] = fingerprints.describe_side((), ours)["triggers"]
     async with service.transaction():
         for side, triggers in described.items():
             # Nothing but the triggers, which we have switched ourselves: what else has changed

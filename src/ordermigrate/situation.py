@@ -13,6 +13,7 @@ from ordermigrate import (
     fence,
     gates,
     ledger,
+    parents,
     quarantine,
     rounds,
     sides,
@@ -20,8 +21,8 @@ from ordermigrate import (
 )
 from ordermigrate.config import Config
 from ordermigrate.control import Session
-from ordermigrate.errors import LockTimeout, Refused, Stranded
-from ordermigrate.model import Side, Table
+from ordermigrate.errors import LockTimeout, Refused, Stranded, UsageError
+from ordermigrate.model import Dependence, OwnTrigger, Side, Table, collect_parents
 from ordermigrate.outcomes import Status, SyncStatus, TableStatus
 from ordermigrate.phases import Phase
 from ordermigrate.quarantine import Quarantined
@@ -124,6 +125,27 @@ async def _read_objects(monolith: Session, service: Session) -> tuple[str, ...]:
     )
 
 
+async def _find_unwatched(
+    config: Config, monolith: Session, triggers: list[OwnTrigger], owner: str
+) -> list[str]:
+    """Say what of the tables that columns depend on is not watched while the monolith owns all."""
+    if owner != Side.MONOLITH.value or not gates.parents_of(config):
+        return []
+    names = gates.parents_of(config)
+    try:
+        await catalog.require_tables(monolith, names)
+        tables = await catalog.read_tables(monolith, names)
+    except (LockTimeout, Refused, UsageError) as unreadable:
+        return [f"what columns depend on cannot be looked at: {unreadable.fact}"]
+    read = [
+        Dependence(tables[rule.depends.table], tuple(rule.depends.columns), rule.depends.keys)
+        for table in config.tables
+        for rule in table.columns.values()
+        if rule.depends is not None
+    ]
+    return parents.find_gaps(collect_parents(read), triggers)
+
+
 async def _read_sync(
     monolith: Session, service: Session, config: Config, owner: str
 ) -> SyncStatus | None:
@@ -147,6 +169,7 @@ async def _read_sync(
             gaps.append(f"the {session.side}'s tables cannot be looked at: {unreadable.fact}")
     if owner != "none":
         gaps += capture.find_gaps(tables.get(hot.side, []), triggers[hot.side])
+        gaps += await _find_unwatched(config, monolith, triggers[Side.MONOLITH], owner)
     return SyncStatus(
         backlog.changes,
         backlog.age_seconds,

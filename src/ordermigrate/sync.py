@@ -23,6 +23,7 @@ from ordermigrate import (
     fence,
     fingerprints,
     ledger,
+    parents,
     rounds,
     sides,
 )
@@ -30,7 +31,7 @@ from ordermigrate.config import Config
 from ordermigrate.control import Session, pick
 from ordermigrate.errors import Refused
 from ordermigrate.ledger import Run
-from ordermigrate.model import OwnTrigger, Side, Table, TableMap, TableName
+from ordermigrate.model import OwnTrigger, Parents, Side, Table, TableMap, TableName, find_parents
 from ordermigrate.progress import (
     Quiet,
     Reporter,
@@ -231,9 +232,10 @@ class _Seen:
 
     tables: list[Table]
     triggers: list[OwnTrigger]
+    parents: Parents = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
-        return fingerprints.describe_side(self.tables, self.triggers)
+        return fingerprints.describe_side(self.tables, self.triggers, self.parents)
 
 
 async def _see(session: Session, tables: Sequence[Table]) -> _Seen:
@@ -272,7 +274,12 @@ async def settle(
     found: list[str] = []
     service = pick(Side.SERVICE, hot, cold)
     known = await ledger.read_structure(service, hot.side)
-    seen = await _see(hot, [each.source for each in maps])
+    seen = replace(
+        await _see(hot, [each.source for each in maps]),
+        # As they were when the maps were read; a later change is noticed by the next round.
+        parents=find_parents(maps),
+    )
+    await _require_watched(hot, seen)
     if known is not None:
         now = await _settle_source(config, hot, seen, known, void, found, is_adopting=is_adopting)
     else:
@@ -290,6 +297,28 @@ async def settle(
     for reason in void:
         reporter.report(ValidationVoided(reason))
     return bool(found)
+
+
+async def _require_watched(hot: Session, seen: _Seen) -> None:
+    """See that changes of what columns depend on are logged.
+
+    Raises:
+        Unsettled: They are not, and after a change of owner somebody may be about to see to that.
+        Refused: They are not.
+
+    """
+    gaps = parents.find_gaps(seen.parents, seen.triggers) if hot.side is Side.MONOLITH else []
+    if labels := parents.labels(seen.parents):
+        gaps += await change_logs.find_missing(hot, labels)
+    if gaps:
+        row = await sides.read(hot)
+        raise (Unsettled if row is not None and row.epoch else Refused)(
+            f"What columns depend on is not watched on the {hot.side}: {'; '.join(gaps)}",
+            wanted="Every change of what they are made from in a change log",
+            todo="Run `ordermigrate prepare`, which mends it and has all rows that depend on it "
+            "looked at; then go on",
+            findings=gaps,
+        )
 
 
 async def _settle_source(

@@ -12,13 +12,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ordermigrate import catalog, digest, locks, quarantine, queries
+from ordermigrate import catalog, digest, evaluation, locks, quarantine, queries
 from ordermigrate.config import Limits
 from ordermigrate.control import Session
 from ordermigrate.digest import Algorithm
 from ordermigrate.distribution_checks import check_latest, check_status, check_users
 from ordermigrate.errors import OrdermigrateError, Refused, Unavailable
-from ordermigrate.model import Table, TableMap
+from ordermigrate.model import Table, TableMap, find_parents, names_read
 from ordermigrate.progress import Reporter
 from ordermigrate.row_checks import check_count, check_rows
 from ordermigrate.scanning import Comparison, Repair, open_scanner
@@ -34,7 +34,7 @@ async def open_scanners(
     scanners: list[StreamSession] = []
     try:
         for session, tables in zip(sides, tables_of(maps), strict=True):
-            names = [table.name for table in tables]
+            names = names_read(maps) if session is sides[0] else [each.name for each in tables]
             scanners.append(await open_scanner(session, names, limits))
             # Locked from here on: what the catalog says now is true of the snapshot, too.
             await catalog.require_unchanged(session, tables)
@@ -93,11 +93,17 @@ async def compare(
         notes.extend(left_out)
         oids = [leaf.oid for each in maps for leaf in each.source.leaves]
         oids += [each.source.oid for each in maps]
+        oids += [parent.oid for parent, _ in find_parents(maps).values()]
         (verdicts,) = await run_together(
             _validate_tables(scanners, control, maps, reporter, algorithm, max_differences, repair),
             beside=[locks.watch_for_rewriters(watcher, oids, [scanners[0].pid])],
             abort=abort,
         )
+    except OrdermigrateError as failed:
+        abort()
+        if named := await evaluation.explain_any(control, maps, failed):
+            raise named from failed
+        raise
     finally:
         abort()
     return Verdict(

@@ -211,7 +211,7 @@ def test_a_label_that_the_service_lacks_is_named_and_can_be_added(
         end_sync(running)
     assert find_void(pair) is None
     pair.on_monolith("UPDATE public.thing SET mood = 'fair' WHERE id = 7")
-    refuse_sync(pair, 'invalid input value for enum public.mood: "fair"')
+    refuse_sync(pair, 'invalid input value for enum public.mood: "fair"', "column mood")
     assert show_status(pair)["backlog"] == 1
     pair.on_service(add)
     require_end(pair)
@@ -856,7 +856,7 @@ def test_repair_before_the_copy_is_refused(make_pair: MakePair) -> None:
     pair.refuse("validate", "--repair", exit_code=3, says=["whose copy is complete"])
 
 
-def test_columns_that_depend_on_another_table_cannot_be_followed_yet(
+def test_a_column_that_depends_on_another_table_from_now_on_is_brought_to_that(
     make_pair: MakePair,
 ) -> None:
     word = {
@@ -864,12 +864,14 @@ def test_columns_that_depend_on_another_table_cannot_be_followed_yet(
         "depends": {"table": "public.other", "columns": ["name"], "keys": "SELECT changed.id"},
     }
     other = "CREATE TABLE public.other (id integer PRIMARY KEY, name text);"
-    pair = make_pair(other + ROWS, TABLE)
-    bring_up(pair)
+    pair = bring_up(make_pair(other + ROWS, TABLE))
+    pair.on_monolith("INSERT INTO public.other VALUES (1, 'one')")
     changed = pair.but(tables=[{"name": "public.thing", "columns": {"word": word}}])
-    done = changed.run("sync")
-    assert_refused(done, 3, ["depends on public.other", "frozen"])
-    require_end(pair)
+    refuse_sync(changed, "not watched on the monolith", "ordermigrate prepare")
+    succeed(changed, "prepare")
+    catch_up(changed)
+    assert changed.on_service("SELECT id FROM public.thing WHERE word IS NOT NULL") == [(1,)]
+    changed.validate()
 
 
 def test_a_role_that_owns_nothing_on_the_monolith_is_refused(

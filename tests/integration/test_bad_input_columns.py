@@ -295,13 +295,27 @@ def test_text_becomes_an_enum_and_an_enum_becomes_text(make_pair: MakePair) -> N
     assert pair.compare()
 
 
-def test_a_value_that_the_services_enum_lacks_is_told_with_its_place(make_pair: MakePair) -> None:
+def test_a_label_that_the_services_enum_lacks_is_told_before_anything_is_copied(
+    make_pair: MakePair,
+) -> None:
     pair = make_pair(
         thing(
             "a public.colour",
             ["'red'", "'blue'"],
             before="CREATE TYPE public.colour AS ENUM ('red', 'blue')",
         ),
+        thing("a public.colour", before="CREATE TYPE public.colour AS ENUM ('red')"),
+    )
+    for command in ("prepare", "copy"):
+        says = ["column a of public.thing", "public.colour", "no label 'blue'"]
+        pair.refuse(command, exit_code=3, says=says)
+    pair.on_service("ALTER TYPE public.colour ADD VALUE 'blue'")
+    pair.move()
+
+
+def test_a_text_that_the_services_enum_lacks_is_told_with_its_place(make_pair: MakePair) -> None:
+    pair = make_pair(
+        thing("a text", ["'red'", "'blue'"]),
         thing("a public.colour", before="CREATE TYPE public.colour AS ENUM ('red')"),
     )
     done = pair.run("copy")
@@ -390,7 +404,7 @@ def test_an_expression_that_fails_on_a_row_is_told_in_one_message(make_pair: Mak
         tables=mapped({"share": "100 / share"}),
     )
     done = pair.run("copy")
-    assert_refused(done, 3, ["The monolith cannot take or give a value", "division by zero"])
+    assert_refused(done, 3, ["no value of column share for the row", "id = 2", "division by zero"])
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(0,)]
     pair.on_monolith("UPDATE public.thing SET share = 5 WHERE share = 0")
     assert pair.run("copy", "--restart").exit_code == 0

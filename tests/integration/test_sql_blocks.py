@@ -71,6 +71,11 @@ PARTS: dict[str, sql.Composable] = {
     "table_oid": sql.Literal("1259"),
     "mark": sql.Literal(change_logs.TRUNCATED),
     "function": sql.Identifier("ordermigrate", "capture_1_row"),
+    "old": sql.SQL('OLD."id", OLD."status"'),
+    "new": sql.SQL('NEW."id", NEW."status"'),
+    "resolved_key": sql.SQL('resolved."k1"'),
+    "entries": sql.SQL("SELECT l.k1 AS id FROM ordermigrate.change_log_1 AS l"),
+    "keys": sql.SQL("SELECT o.id FROM public.orders AS o WHERE o.id = changed.id"),
     # Traffic.
     "role": sql.SQL("CURRENT_USER"),
     # The schema.
@@ -222,6 +227,26 @@ SETTING: dict[str, tuple[str, dict[str, sql.Composable]]] = {
         },
     ),
     "rename_table": ("", {"name": sql.Identifier("orders_ordermigrate_1")}),
+    **{f"watch_{kind}": ("", {"trigger": sql.Identifier(kind)}) for kind in ("row", "update")},
+    "watch_truncate": (
+        "",
+        {
+            "trigger": sql.Identifier("gone"),
+            "function": sql.Identifier("ordermigrate", "capture_1_row"),
+        },
+    ),
+    "create_view": ("", {"query": sql.SQL("SELECT true AS c1")}),
+    "evaluate": ("", {"origin": ORDERS, "expression": sql.SQL('upper("status")')}),
+    "find_failing_row": (
+        "",
+        {
+            "origin": ORDERS,
+            "condition": sql.SQL("true"),
+            "row_key": sql.SQL('"orders"."id"::text'),
+            "names": sql.Literal("status"),
+            "statements": sql.Literal("SELECT $1, $2"),
+        },
+    ),
     "create_row_trigger": ("", {"trigger": sql.Identifier("another")}),
     "create_truncate_trigger": ("", {"trigger": sql.Identifier("another")}),
     "create_key_stage": ("", {"key": sql.SQL('t."id"')}),

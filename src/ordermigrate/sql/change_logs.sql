@@ -102,3 +102,38 @@ SELECT {key} FROM ONLY {leaf};
 -- $1…: one text array for each column of the key.
 INSERT INTO {log} ({log_key})
 SELECT {casts} FROM unnest({arrays}) AS given ({log_key});
+
+-- name: empty_log
+-- Take everything off a log, as far as the snapshot sees it.
+DELETE FROM {log};
+
+-- name: see_log
+-- What waits in a log, and since when.
+SELECT
+    count(*) AS changes,
+    count(l.mark) AS marks,
+    min(l.changed_at) AS oldest
+FROM {log} AS l;
+
+-- name: log_dependents
+-- Put the keys of those rows into a table's log that change with rows of a parent, given the keys
+-- that its log has of these.
+-- $1: since when that waits.
+INSERT INTO {log} ({log_key}, changed_at)
+SELECT DISTINCT
+    {resolved_key},
+    $1::timestamptz
+FROM ({entries}) AS changed
+CROSS JOIN LATERAL (
+    {keys}
+) AS resolved ({log_key})
+WHERE ROW({resolved_key}) IS NOT NULL;
+
+-- name: log_all_rows
+-- Put the keys of all rows of a table into its log.
+-- $1: since when that waits.
+INSERT INTO {log} ({log_key}, changed_at)
+SELECT
+    {key},
+    $1::timestamptz
+FROM {table};
