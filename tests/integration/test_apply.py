@@ -119,6 +119,7 @@ CREATE TYPE public.two AS (one integer, "Two" text);
 """
 
 
+@pytest.mark.matrix
 def test_every_change_of_an_image_arrives(make_pair: MakePair) -> None:
     columns = ", ".join(f'"{name}" {kind}' for name, (kind, _) in VALUES.items())
     rows = [", ".join(values[each] for _, values in VALUES.values()) for each in range(4)]
@@ -435,6 +436,7 @@ def test_rounds_bring_over_every_write(make_pair: MakePair, name: str) -> None:
     go_through(make_pair, SHAPES[name])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["unique", "composite unique", "parents among themselves"])
 def test_one_round_brings_over_what_took_many_writes(make_pair: MakePair, name: str) -> None:
     shape = SHAPES[name]
@@ -445,6 +447,7 @@ def test_one_round_brings_over_what_took_many_writes(make_pair: MakePair, name: 
     assert_equal(pair, shape)
 
 
+@pytest.mark.matrix
 def test_values_that_are_unique_with_nulls_alike_swap(make_pair: MakePair) -> None:
     shape = _slots(
         "ALTER TABLE public.thing ADD UNIQUE NULLS NOT DISTINCT (a, b)",

@@ -246,6 +246,7 @@ INDEXES = (
 )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("monolith", "service"),
     [
@@ -285,6 +286,7 @@ def test_a_row_that_no_partition_of_the_service_takes_is_told(make_pair: MakePai
     assert_refused(done, 3, ["no partition of relation", "(id) = (40)"])
 
 
+@pytest.mark.matrix
 def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> None:
     """A query of the parent sees them, so the copy and the comparison do too."""
     pair = make_pair(
@@ -299,6 +301,7 @@ def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> Non
 # -------------------------------------------------------------------- what was taken off comes back
 
 
+@pytest.mark.matrix
 def test_indexes_and_constraints_come_back_exactly(make_pair: MakePair) -> None:
     """Names, definitions, validity, comments, replica identity, cluster mark, storage settings."""
     table = (

@@ -203,6 +203,7 @@ def pair(make_pair: MakePair) -> Pair:
 # --------------------------------------------------------------------------- the ways of writing
 
 
+@pytest.mark.matrix
 def test_every_way_of_writing_a_row_is_captured(pair: Pair) -> None:
     seen, expected = {}, {}
     for way, (statement, keys) in WAYS.items():
@@ -216,6 +217,7 @@ def test_every_way_of_writing_a_row_is_captured(pair: Pair) -> None:
     assert entries(pair) == set()
 
 
+@pytest.mark.matrix
 def test_a_merge_is_captured(pair: Pair) -> None:
     if int(pair.on_monolith("SHOW server_version_num")[0][0]) < 150000:
         pytest.skip("MERGE came with PostgreSQL 15")
@@ -565,6 +567,7 @@ ALTER TABLE public.thing ATTACH PARTITION public.later
 FLAT = "CREATE TABLE public.thing (id integer, at date, word text, PRIMARY KEY (id, at))"
 
 
+@pytest.mark.matrix
 def test_a_truncate_of_a_partitioned_table_or_of_a_part_leaves_a_mark(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS))
     for statement, marks in (
@@ -577,6 +580,7 @@ def test_a_truncate_of_a_partitioned_table_or_of_a_part_leaves_a_mark(make_pair:
         forget(pair)
 
 
+@pytest.mark.matrix
 def test_writes_into_partitions_and_between_them_are_captured(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS))
     for statement, expected in (
@@ -660,6 +664,7 @@ def test_a_partition_that_comes_back_is_covered_beside_its_readers(make_pair: Ma
     _follow(pair)
 
 
+@pytest.mark.matrix
 def test_a_detached_partition_takes_its_rows_along(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS, FLAT))
     pair.copy()

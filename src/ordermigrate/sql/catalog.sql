@@ -103,6 +103,9 @@ SELECT
             AND base.typreceive <> 0
             AND base.typelem < 16384
             AND base.typname !~ '^_?reg'
+            -- Before 17 there is no infinite interval: its binary form is taken for a very long one,
+            -- its text is refused.
+            AND NOT (base.typname ~ '^_?interval$' AND current_setting('server_version_num')::integer < 170000)
         )
     ) AS is_binary_safe,
     a.attnotnull OR top_type.typnotnull AS is_not_null,
