@@ -11,7 +11,6 @@ Without pairs, all versions in both roles; without arguments, the tests marked `
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import subprocess
 import sys
@@ -35,7 +34,7 @@ Pair = tuple[int, int]
 def read_pairs(text: str) -> list[Pair]:
     """Return the pairs that a text such as "14:18 18:14" names; all of them where it is empty."""
     if not text.strip():
-        return list(itertools.product(SUPPORTED_MAJORS, repeat=2))
+        return [(one, other) for one in SUPPORTED_MAJORS for other in SUPPORTED_MAJORS]
     pairs: list[Pair] = []
     for word in text.split():
         monolith, _, service = word.partition(":")

@@ -114,8 +114,13 @@ class Drawn:
         return f"INSERT INTO {self.sql} ({names}) VALUES ({values}) {suffix}"
 
     def find(self, row: Row) -> str:
-        """Return the condition for the row that has this one's key."""
-        return " AND ".join(f"{identify(name)} = {row[name]}" for name in self.key)
+        """Return the condition for the row that has this one's key.
+
+        As records, for a domain over an enum has no `=` that can be written.
+        """
+        names = ", ".join(map(identify, self.key))
+        values = ", ".join(row[name] for name in self.key)
+        return f"ROW({names})::record = ROW({values})::record"
 
 
 @dataclass(frozen=True)
