@@ -149,7 +149,6 @@ def test_sequences_go_on_past_the_old_owners(make_pair: MakePair) -> None:
     assert pair.compare()
 
 
-@pytest.mark.matrix
 def test_triggers_and_foreign_keys_are_on_at_the_owner_alone(make_pair: MakePair) -> None:
     schema = (
         "CREATE TABLE public.thing (id integer PRIMARY KEY, word text);"

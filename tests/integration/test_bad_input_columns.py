@@ -225,7 +225,6 @@ def full(make_pair: MakePair) -> Pair:
     )
 
 
-@pytest.mark.matrix
 def test_values_of_every_type_arrive_as_they_were(full: Pair) -> None:
     full.move()
     for algorithm in ("sha256", "record-hash"):
@@ -323,6 +322,20 @@ def test_a_row_that_the_services_check_refuses_is_told_and_can_be_mended(
     assert pair.on_service("SELECT count(*) FROM public.thing") == [(0,)]
     pair.on_service("ALTER TABLE public.thing DROP CONSTRAINT amounts_are_positive")
     pair.move()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("tsquery", "''"),
+        ("tsquery[]", "ARRAY['', 'a & b']::tsquery[]"),
+        ("aclitem[]", "'{=r/pg_monitor}'"),
+    ],
+)
+def test_a_type_that_is_not_read_as_it_is_sent_goes_over_as_text(
+    make_pair: MakePair, kind: str, value: str
+) -> None:
+    make_pair(thing(f"a {kind}", [value, "NULL"]), thing(f"a {kind}")).move()
 
 
 @pytest.mark.matrix

@@ -286,7 +286,6 @@ def test_a_row_that_no_partition_of_the_service_takes_is_told(make_pair: MakePai
     assert_refused(done, 3, ["no partition of relation", "(id) = (40)"])
 
 
-@pytest.mark.matrix
 def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> None:
     """A query of the parent sees them, so the copy and the comparison do too."""
     pair = make_pair(

@@ -29,7 +29,7 @@ from tests.integration.drawn_tables import Column, Draw, Drawn, Family, identify
 from tests.integration.ground import Heard, make_config
 
 # How many families are drawn: ORDERMIGRATE_TEST_PROFILE chooses.
-PROFILES = {"normal": 15, "matrix": 5, "thorough": 400}
+PROFILES = {"normal": 12, "matrix": 2, "thorough": 400}
 PROFILE = settings(
     max_examples=PROFILES[os.environ.get("ORDERMIGRATE_TEST_PROFILE", "normal")],
     deadline=None,
