@@ -353,6 +353,15 @@ def test_columns_may_be_named_as_the_trigger_names_things(make_pair: MakePair) -
 ODD_TABLE = '"Ünser ""Haus"""."Ding; -- %s {x}"'
 
 
+def test_a_name_does_not_end_the_function_that_it_is_in(make_pair: MakePair) -> None:
+    script = 'CREATE TABLE public.thing ("$capture$" integer PRIMARY KEY, "$capture_$" text)'
+    pair = make_pair(script)
+    pair.copy()
+    pair.on_monolith("INSERT INTO public.thing VALUES (1, 'a')")
+    pair.sync()
+    assert pair.compare()
+
+
 def test_quoted_names_are_captured(make_pair: MakePair) -> None:
     pair = prepared(
         made(
