@@ -181,6 +181,11 @@ class Kind:
         return self.is_key and not self.name.startswith(_NOT_HASHED)
 
     @property
+    def is_referred_to(self) -> bool:
+        """Whether a foreign key may point at it: PostgreSQL fails to check one of arrays."""
+        return not self.name.endswith("[]") and self.name not in _ARRAYS_ALREADY
+
+    @property
     def is_built_in(self) -> bool:
         """Whether it is one of PostgreSQL's own."""
         return not self.name.startswith("public.")

@@ -79,6 +79,11 @@ class Drawn:
         """The columns that statements write."""
         return tuple(column for column in self.columns if column.is_written)
 
+    @property
+    def is_referred_to(self) -> bool:
+        """Whether a foreign key may point at it."""
+        return all(column.kind.is_referred_to for column in self.columns if column.name in self.key)
+
     def create(self, side: int, seed: int) -> str:
         """Return its DDL; on the service (1) in another order of columns, and one was dropped."""
         listed = [
@@ -156,7 +161,8 @@ class Draw:
         tables: list[Drawn] = []
         names = st.lists(st.sampled_from(TABLES), min_size=1, max_size=3, unique=True)
         for name in draw(names):
-            parent = draw(st.sampled_from([None, *tables])) if tables else None
+            parents = [table for table in tables if table.is_referred_to]
+            parent = draw(st.sampled_from([None, *parents])) if parents else None
             tables.append(self._table(draw, name, parent))
         changes = draw(
             st.lists(st.sampled_from(tables).flatmap(self._changes), max_size=8).map(tuple)
@@ -185,7 +191,8 @@ class Draw:
                 key = [*referring, *key[:1]]
             else:
                 others += referring
-        if draw(st.integers(0, 3)) == 0:
+        is_referred_to = all(column.kind.is_referred_to for column in key)
+        if is_referred_to and draw(st.integers(0, 3)) == 0:
             mine = [Column(next(free), column.kind) for column in key]
             own_key = tuple(column.name for column in key)
             references.append(self._reference(draw, mine, name, own_key))
