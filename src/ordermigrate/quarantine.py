@@ -226,9 +226,9 @@ def exclusion(table: TableMap, keys: Sequence[Sequence[str]]) -> tuple[str, str]
 
 def _same_on_target(table: TableMap, name: str, text: sql.Composable) -> sql.Composed:
     column = table.target.column(name)
-    equals = sql.SQL("=") if column is None else column.equals
     own = sql.Identifier(table.target.name.name, name)
-    return sql.SQL("{} {} {}").format(own, equals, _typed(table, name, text))
+    given = _typed(table, name, text)
+    return sql.SQL("{} = {}").format(own, given) if column is None else column.is_same(own, given)
 
 
 def _same_on_source(table: TableMap, name: str, text: sql.Composable) -> sql.Composed:
@@ -240,7 +240,7 @@ def _same_on_source(table: TableMap, name: str, text: sql.Composable) -> sql.Com
     origin, column = table.source.column(pair.origin or ""), table.target.column(name)
     if origin is not None and column is not None and origin.type_name == column.type_name:
         own = sql.Identifier(table.source.name.name, origin.name)
-        return sql.SQL("{} {} {}").format(own, origin.equals, _typed(table, name, text))
+        return origin.is_same(own, _typed(table, name, text))
     if pair.is_binary_safe:
         return sql.SQL("({}) OPERATOR(pg_catalog.=) {}").format(
             sql.SQL(pair.expression), _typed(table, name, text)

@@ -14,6 +14,7 @@ from importlib import resources
 from psycopg import sql
 
 _NAME = re.compile(r"^-- name: ([a-z][a-z0-9_]*)$", re.MULTILINE)
+_DOLLAR_QUOTES = re.compile(r"\$[a-z]+\$")
 
 
 @cache
@@ -49,5 +50,14 @@ def get(module: str, name: str) -> str:
 
 
 def compose(module: str, name: str, /, **parts: sql.Composable) -> str:
-    """Return the text of one block with its `{identifiers}` filled in."""
-    return sql.SQL(get(module, name)).format(**parts).as_string(None)
+    """Return the text of one block with its `{identifiers}` filled in.
+
+    A body in dollar quotes gets others where a name in it holds them: it would end there.
+    """
+    text = get(module, name)
+    for quotes in set(_DOLLAR_QUOTES.findall(text)):
+        free = quotes
+        while any(free in part.as_string(None) for part in parts.values()):
+            free = f"{free[:-1]}_$"
+        text = text.replace(quotes, free)
+    return sql.SQL(text).format(**parts).as_string(None)

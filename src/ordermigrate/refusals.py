@@ -208,15 +208,9 @@ def _refused_match(stage: Stage) -> sql.Composed:
 
 def _same_key(stage: Stage, value: Callable[[str], sql.Composable]) -> sql.Composed:
     return sql.SQL(" AND ").join(
-        sql.SQL(" ").join(
-            (
-                value(name),
-                sql.SQL("=")
-                if (column := stage.map.target.column(name)) is None
-                else column.equals,
-                key_value(stage.map, "c", name),
-            )
-        )
+        sql.SQL("{} = {}").format(value(name), key_value(stage.map, "c", name))
+        if (column := stage.map.target.column(name)) is None
+        else column.is_same(value(name), key_value(stage.map, "c", name))
         for name in stage.map.key
     )
 

@@ -140,13 +140,13 @@ class Stage:
             sql.SQL("NOT EXISTS (SELECT FROM {} AS r WHERE {})").format(
                 key.table.sql,
                 sql.SQL(" AND ").join(
-                    sql.SQL("{} {} {}").format(
+                    _is_same(
+                        self.map.target,
+                        referenced,
                         sql.Identifier("r", column),
-                        sql.SQL("=") if found is None else found.equals,
                         sql.Identifier("t", referenced),
                     )
                     for column, referenced in zip(key.columns, key.referenced_columns, strict=True)
-                    for found in [self.map.target.column(referenced)]
                 ),
             )
             for key in self.map.target.incoming_keys
@@ -209,15 +209,17 @@ class Stage:
 def match(table: Table, left: str, right: str, columns: Sequence[str]) -> sql.Composed:
     """Return the condition that columns of a table are equal under two aliases."""
     return sql.SQL(" AND ").join(
-        sql.SQL(" ").join(
-            (
-                sql.Identifier(left, name),
-                sql.SQL("=") if (column := table.column(name)) is None else column.equals,
-                sql.Identifier(right, name),
-            )
-        )
+        _is_same(table, name, sql.Identifier(left, name), sql.Identifier(right, name))
         for name in columns
     )
+
+
+def _is_same(table: Table, name: str, left: sql.Composable, right: sql.Composable) -> sql.Composed:
+    """Return the condition that two values of a table's column are equal."""
+    column = table.column(name)
+    if column is None:
+        return sql.SQL("{} = {}").format(left, right)
+    return column.is_same(left, right)
 
 
 def _is_intricate(index: Index) -> bool:

@@ -47,6 +47,7 @@ def require_owner(pair: Pair, owner: str) -> None:
             assert f"the {owner} owns it" in str(refused.value)
 
 
+@pytest.mark.matrix
 def test_ownership_goes_to_the_service_and_back(pair: Pair) -> None:
     require_owner(pair, "monolith")
     catch_up(pair)
@@ -127,6 +128,7 @@ def test_a_cutover_without_a_fresh_proof_is_refused(make_pair: MakePair, kind: s
     assert owner_of(pair) == "monolith"
 
 
+@pytest.mark.matrix
 def test_sequences_go_on_past_the_old_owners(make_pair: MakePair) -> None:
     table = "CREATE TABLE public.thing (id {} PRIMARY KEY, word text, number integer)"
     pair = make_pair(

@@ -180,6 +180,7 @@ def empty_service(hub: Hub, make_database: MakeDatabase) -> Hub:
     return Hub(hub.monolith, make_database("service"))
 
 
+@pytest.mark.matrix
 def test_a_newcomer_moves_a_hub_with_a_few_commands(
     run_cli: RunCli, empty_service: Hub, tmp_path: Path
 ) -> None:

@@ -246,6 +246,7 @@ INDEXES = (
 )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("monolith", "service"),
     [
@@ -299,6 +300,7 @@ def test_inheritance_children_bring_their_rows_along(make_pair: MakePair) -> Non
 # -------------------------------------------------------------------- what was taken off comes back
 
 
+@pytest.mark.matrix
 def test_indexes_and_constraints_come_back_exactly(make_pair: MakePair) -> None:
     """Names, definitions, validity, comments, replica identity, cluster mark, storage settings."""
     table = (

@@ -203,6 +203,7 @@ def pair(make_pair: MakePair) -> Pair:
 # --------------------------------------------------------------------------- the ways of writing
 
 
+@pytest.mark.matrix
 def test_every_way_of_writing_a_row_is_captured(pair: Pair) -> None:
     seen, expected = {}, {}
     for way, (statement, keys) in WAYS.items():
@@ -216,6 +217,7 @@ def test_every_way_of_writing_a_row_is_captured(pair: Pair) -> None:
     assert entries(pair) == set()
 
 
+@pytest.mark.matrix
 def test_a_merge_is_captured(pair: Pair) -> None:
     if int(pair.on_monolith("SHOW server_version_num")[0][0]) < 150000:
         pytest.skip("MERGE came with PostgreSQL 15")
@@ -349,6 +351,15 @@ def test_columns_may_be_named_as_the_trigger_names_things(make_pair: MakePair) -
 
 
 ODD_TABLE = '"Ünser ""Haus"""."Ding; -- %s {x}"'
+
+
+def test_a_name_does_not_end_the_function_that_it_is_in(make_pair: MakePair) -> None:
+    script = 'CREATE TABLE public.thing ("$capture$" integer PRIMARY KEY, "$capture_$" text)'
+    pair = make_pair(script)
+    pair.copy()
+    pair.on_monolith("INSERT INTO public.thing VALUES (1, 'a')")
+    pair.sync()
+    assert pair.compare()
 
 
 def test_quoted_names_are_captured(make_pair: MakePair) -> None:
@@ -565,6 +576,7 @@ ALTER TABLE public.thing ATTACH PARTITION public.later
 FLAT = "CREATE TABLE public.thing (id integer, at date, word text, PRIMARY KEY (id, at))"
 
 
+@pytest.mark.matrix
 def test_a_truncate_of_a_partitioned_table_or_of_a_part_leaves_a_mark(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS))
     for statement, marks in (
@@ -577,6 +589,7 @@ def test_a_truncate_of_a_partitioned_table_or_of_a_part_leaves_a_mark(make_pair:
         forget(pair)
 
 
+@pytest.mark.matrix
 def test_writes_into_partitions_and_between_them_are_captured(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS))
     for statement, expected in (
@@ -660,6 +673,7 @@ def test_a_partition_that_comes_back_is_covered_beside_its_readers(make_pair: Ma
     _follow(pair)
 
 
+@pytest.mark.matrix
 def test_a_detached_partition_takes_its_rows_along(make_pair: MakePair) -> None:
     pair = prepared(made(make_pair, PARTS, FLAT))
     pair.copy()

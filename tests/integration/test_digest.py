@@ -273,6 +273,7 @@ def parts_of(dsn: str, view: View) -> dict[str, int]:
     return dict(ask(dsn, f"SELECT ({key})::text, {view.part} FROM {view.origin}"))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("is_same_byte_order", [True, False])
 def test_every_key_falls_into_the_same_part_on_both_sides(
     pair: Pair, *, is_same_byte_order: bool
@@ -325,6 +326,7 @@ INSERT INTO public.t VALUES (
 """
 
 
+@pytest.mark.matrix
 @algorithms
 def test_types_whose_binary_form_names_objects_of_one_database_compare_by_their_text(
     pair: Pair, algorithm: Algorithm
@@ -360,6 +362,7 @@ def test_a_frozen_column_is_left_out_and_a_where_holds_on_the_source_alone(pair:
     )
 
 
+@pytest.mark.matrix
 def test_the_columns_that_differ_are_shown_by_key(pair: Pair) -> None:
     create = 'CREATE TABLE public.t ("k 1" text, k2 integer, v numeric, PRIMARY KEY ("k 1", k2));'
     pair.run(

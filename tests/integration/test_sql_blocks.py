@@ -352,6 +352,7 @@ def fill(module: str, name: str) -> bytes:
     return queries.compose(module, name, **used).encode()
 
 
+@pytest.mark.matrix
 def test_every_block_is_taken_by_the_server_that_runs_it(both: Hub) -> None:
     refused: list[str] = []
     for module, name in BLOCKS:

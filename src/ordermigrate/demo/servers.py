@@ -359,18 +359,22 @@ def run_server(
 def two_servers(
     *,
     binaries: Binaries | None = None,
+    service_binaries: Binaries | None = None,
     settings: Mapping[str, Setting] | None = None,
     parent: Path | None = None,
 ) -> Iterator[TwoServers]:
-    """Run a monolith's and a service's server, started side by side."""
-    programs = binaries or find_binaries()
+    """Run a monolith's and a service's server, started side by side.
+
+    Where no programs are given for the service, they are the monolith's.
+    """
+    ours = binaries or find_binaries()
+    theirs = service_binaries or ours
     # Made first, or both would make it.
-    data_template(programs, encoding="UTF8", locale="C")
+    for programs in {ours, theirs}:
+        data_template(programs, encoding="UTF8", locale="C")
     with (
-        closing(
-            Server("monolith", binaries=programs, settings=settings, parent=parent)
-        ) as monolith,
-        closing(Server("service", binaries=programs, settings=settings, parent=parent)) as service,
+        closing(Server("monolith", binaries=ours, settings=settings, parent=parent)) as monolith,
+        closing(Server("service", binaries=theirs, settings=settings, parent=parent)) as service,
     ):
         with ThreadPoolExecutor(2) as pool:
             for started in [pool.submit(one.start) for one in (monolith, service)]:

@@ -102,7 +102,17 @@ SELECT
             AND base.typsend <> 0
             AND base.typreceive <> 0
             AND base.typelem < 16384
+            -- an array has a binary form, even of what has none
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_type AS e
+                WHERE e.oid = base.typelem AND (e.typsend = 0 OR e.typreceive = 0)
+            )
             AND base.typname !~ '^_?reg'
+            -- PostgreSQL does not take an empty tsquery back in the binary form in which it sends it.
+            AND base.typname !~ '^_?tsquery$'
+            -- Before 17 there is no infinite interval: its binary form is taken for a very long one,
+            -- its text is refused.
+            AND NOT (base.typname ~ '^_?interval$' AND current_setting('server_version_num')::integer < 170000)
         )
     ) AS is_binary_safe,
     a.attnotnull OR top_type.typnotnull AS is_not_null,
