@@ -17,6 +17,7 @@ from ordermigrate.checks_tables import (
     find_faulty_sql,
     find_hidden_rows,
     find_invalid_indexes,
+    find_lacking_labels,
     find_no_schema,
     find_strange_owners,
     find_unlogged,
@@ -188,21 +189,7 @@ def _origin(table: TableConfig) -> str:
 
 def require_labels(maps: Sequence[TableMap]) -> None:
     """Raise `Refused` where an enum of the service lacks a label that the monolith's has."""
-    findings: list[str] = []
-    for each in maps:
-        for pair in each.pairs:
-            mine = each.source.column(pair.origin or "")
-            theirs = each.target.column(pair.name)
-            if mine is None or theirs is None or not theirs.labels:
-                continue
-            known = {label for _, label in theirs.labels}
-            findings.extend(
-                f"column {quote_name(theirs.name)} of {each.target.name} is {theirs.type_name} on "
-                f"the service, which has no label '{label}'; the monolith's has"
-                for _, label in mine.labels
-                if label not in known
-            )
-    _refuse(findings, "The service cannot hold every value of the monolith (ALTER TYPE ADD VALUE)")
+    _refuse(_tell(find_lacking_labels(maps)), "The service cannot hold every value of the monolith")
 
 
 def require_sound_tables(maps: Sequence[TableMap]) -> None:

@@ -308,7 +308,7 @@ def test_a_label_that_the_services_enum_lacks_is_told_before_anything_is_copied(
         thing("a public.colour", before="CREATE TYPE public.colour AS ENUM ('red')"),
     )
     for command in ("prepare", "copy"):
-        says = ["column a of public.thing", "public.colour", "no label 'blue'"]
+        says = ["public.colour, the type of a of public.thing", "lacks the label 'blue'"]
         pair.refuse(command, exit_code=3, says=says)
     pair.on_service("ALTER TYPE public.colour ADD VALUE 'blue'")
     pair.move()
