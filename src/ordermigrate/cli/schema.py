@@ -183,7 +183,7 @@ def _show_differences(
             f"  {each.meaning}",
         ]
     stopping = sum(each.weight is not Weight.HARMLESS for each in found)
-    lines.append(f"{outcome.upper()}: {len(found)} differences, {stopping} that stop or may stop")
+    lines.append(f"{outcome.upper()}: {len(found)} found, of which {stopping} may stop something")
     _show(document, lines, is_json=is_json)
     return exit_code
 
