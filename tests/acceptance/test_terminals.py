@@ -91,7 +91,12 @@ def test_a_terminal_of_any_width_shows_a_bar_that_never_wraps(
     hub: Hub, tmp_path: Path, ordermigrate_toml: WriteToml, columns: int
 ) -> None:
     # Two orders of the last chunk take their time, so that the bar is seen to stand.
-    slow = "retry_count IS DISTINCT FROM -5 OR pg_sleep(0.5)::text = ''"
+    slow = "retry_count IS DISTINCT FROM -5 OR public.takes_its_time(retry_count)"
+    execute(
+        hub.monolith,
+        "CREATE FUNCTION public.takes_its_time(integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE "
+        "AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.5); RETURN true; END'",
+    )
     ordermigrate_toml(
         tables=[{**ORDERS_TABLE, "where": slow}], limits={"chunk_mib": 1, "workers": 1}
     )
