@@ -16,7 +16,7 @@ ARGS ?=
 # Pairs of versions for test-matrix, monolith:service; all of them when empty.
 PAIRS ?=
 # Test processes at a time, each with servers of its own.
-TEST_WORKERS ?= 3
+TEST_WORKERS ?= 4
 
 # A virtual environment cannot be moved, nor outlive its Python. So the stamps carry the place (and the Python, when one was
 # asked for) in their names, and an environment whose Python no longer starts has no stamps at all.
